@@ -1,0 +1,37 @@
+//! The narrow view that evaluation has of a network and of a tokenizer.
+
+use tch::Tensor;
+
+use crate::{ImageFeatures, TextBatch, TextFeatures};
+
+/// Which way patch features take to the shared space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchPath {
+    /// The way the fine-grained loss sees them: tower, then adapter.
+    Local,
+    /// The way the pooled embedding goes: tower, dense layer, adapter, patch by patch. SPARC's
+    /// zero-shot segmentation reads patches here (Bica et al. 2024, appendix D.7).
+    Global,
+}
+
+/// A network that embeds images and texts into one space.
+pub trait Encoder {
+    /// Height and width of the input images in pixels.
+    fn image_size(&self) -> (i64, i64);
+
+    /// Embeds normalised images `[B, 3, H, W]`, with patch features along `path`.
+    fn encode_images(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures;
+
+    /// Embeds texts.
+    fn encode_text(&self, text: &TextBatch) -> TextFeatures;
+}
+
+/// Turns texts into padded token ids.
+pub trait Tokenize {
+    /// Tokenises texts into one padded batch on the CPU, truncated to the context length.
+    fn tokenize(&self, texts: &[&str]) -> TextBatch;
+
+    /// The pieces of one text as shown to a reader, one per token of [`Tokenize::tokenize`]
+    /// (special tokens included).
+    fn pieces(&self, text: &str) -> Vec<String>;
+}

@@ -1,0 +1,23 @@
+//! Vocabulary and objectives of sparc: pure functions of tensors.
+//!
+//! Here live the types that the other crates hand to each other ([`Batch`], [`ImageFeatures`],
+//! [`TextFeatures`], [`LossTerms`], [`EvalSample`]), the two narrow traits through which evaluation
+//! sees a network ([`Encoder`], [`Tokenize`]), and one file per objective under [`objectives`].
+//!
+//! Nothing in this crate reads files, clocks or the environment, starts threads, draws random
+//! numbers or knows about ranks. Functions panic on shape bugs, with the numbers in the message.
+
+mod batch;
+mod encoder;
+mod features;
+mod loss_terms;
+pub mod objectives;
+mod sample;
+pub mod seed;
+pub mod tensor_math;
+
+pub use batch::{Batch, RegionBatch, TextBatch};
+pub use encoder::{Encoder, PatchPath, Tokenize};
+pub use features::{ImageFeatures, PatchGrid, TextFeatures};
+pub use loss_terms::{LossTerm, LossTerms};
+pub use sample::{EvalSample, LabelMap, Region};

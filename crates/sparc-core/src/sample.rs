@@ -1,0 +1,48 @@
+//! One annotated image, as evaluation sees it.
+
+use tch::Tensor;
+
+/// A box with the phrase that describes what it holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Region {
+    /// `x0, y0, x1, y1` in `[0, 1]` of the network input, x right, y down.
+    pub box_xyxy: [f32; 4],
+    /// What the box holds.
+    pub text: String,
+}
+
+/// A semantic label for every pixel; it covers exactly the frame of the network input, at a
+/// resolution of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelMap {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Labels in row-major order; [`LabelMap::IGNORE`] marks pixels that do not count.
+    pub labels: Vec<u8>,
+}
+
+impl LabelMap {
+    /// The label of pixels that take no part in evaluation.
+    pub const IGNORE: u8 = 255;
+}
+
+/// One image with whatever annotations its record has.
+#[derive(Debug)]
+pub struct EvalSample {
+    /// Key of the sample in its shard.
+    pub key: String,
+    /// Normalised network input, `[3, H, W]`, `f32`.
+    pub image_chw: Tensor,
+    /// The same pixels before normalisation, RGB bytes, `H * W * 3`, to be shown to a reader.
+    pub pixels: Vec<u8>,
+    /// All captions, possibly none.
+    pub captions: Vec<String>,
+    /// Regions; `None` means not annotated, an empty list means annotated and none there.
+    pub regions: Option<Vec<Region>>,
+    /// Class index.
+    pub class: Option<usize>,
+    /// Semantic labels.
+    pub segmentation: Option<LabelMap>,
+}

@@ -1,0 +1,66 @@
+//! The border to C++: error messages and tensor lists.
+#![expect(unsafe_code, reason = "calls into the C++ bridge")]
+
+use std::ffi::{CStr, c_char};
+
+use tch::Tensor;
+
+/// A C++ exception from LibTorch, or arguments that do not fit together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// LibTorch threw; the first line of what it said.
+    #[error("libtorch: {0}")]
+    LibTorch(String),
+    /// Lists that must run in parallel have different lengths.
+    #[error("{what}: expected {expected} tensors, got {actual}")]
+    Length {
+        /// Which list.
+        what: &'static str,
+        /// Length of the list it must match.
+        expected: usize,
+        /// Its own length.
+        actual: usize,
+    },
+}
+
+/// `at::Tensor`, as tch holds it behind a pointer.
+pub(crate) type RawTensor = *mut torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn sparc_free_message(text: *mut c_char);
+    pub(crate) fn sparc_fused_adamw(
+        parameters: *const RawTensor,
+        gradients: *const RawTensor,
+        first_moments: *const RawTensor,
+        second_moments: *const RawTensor,
+        steps: *const RawTensor,
+        count: usize,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> *mut c_char;
+    pub(crate) fn sparc_total_norm(tensors: *const RawTensor, count: usize, result: *mut RawTensor) -> *mut c_char;
+    pub(crate) fn sparc_scale(tensors: *const RawTensor, count: usize, factor: RawTensor) -> *mut c_char;
+}
+
+/// Turns a bridge function's return value into a result, freeing the message.
+pub(crate) fn check(message: *mut c_char) -> Result<(), Error> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null return value of the bridge is a NUL-terminated string from malloc that
+    // this call owns; it is copied before it is freed, and freed once.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        sparc_free_message(message);
+        text
+    };
+    Err(Error::LibTorch(text))
+}
+
+/// The pointers of a list of tensors; they live as long as the borrowed tensors do.
+pub(crate) fn pointers(tensors: &[&Tensor]) -> Vec<RawTensor> {
+    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut()).collect()
+}

@@ -1,0 +1,10 @@
+//! What tch lacks, on the same LibTorch: the only `unsafe` code and the only C++ of sparc.
+//!
+//! Every function checks its arguments, catches C++ exceptions at the border and returns a typed
+//! [`Error`].
+
+mod bridge;
+mod optimizer;
+
+pub use bridge::Error;
+pub use optimizer::{AdamwStep, fused_adamw, scale_in_place, total_norm};

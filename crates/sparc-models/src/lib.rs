@@ -1,0 +1,16 @@
+//! Encoders, heads and networks of sparc: everything with parameters.
+//!
+//! [`layers`] are written once and used by every tower; [`vit`] and [`text`] are the towers;
+//! [`networks`] say, per family of objectives, which modules run and which tensors come out.
+//! [`Parameters`] owns every tensor under a unique name.
+
+pub mod layers;
+pub mod networks;
+mod parameters;
+mod size;
+pub mod text;
+pub mod vit;
+pub mod weights;
+
+pub use parameters::{Init, ParameterBuilder, Parameters};
+pub use size::{ModelSize, TowerShape};

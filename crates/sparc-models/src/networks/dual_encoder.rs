@@ -1,0 +1,207 @@
+//! Two towers and linear adapters into one space: the network of CLIP, SPARC and their relatives.
+//!
+//! As SPARC describes it (Bica et al. 2024, section 2 and appendix D): patches `g_v(f_v(x))`, tokens
+//! `g_t(f_t(y))`, image `g_v(h_v(pool f_v(x)))`, text the mean of its tokens. CLIP trains the same
+//! network, so that the comparison is of objectives alone.
+
+use serde::{Deserialize, Serialize};
+use sparc_core::tensor_math::masked_mean;
+use sparc_core::{Encoder, ImageFeatures, PatchPath, TextBatch, TextFeatures};
+use tch::{Device, Kind, Tensor};
+
+use crate::layers::Linear;
+use crate::text::{TextConfig, TextTransformer};
+use crate::vit::{TowerOutput, Vit, VitConfig};
+use crate::{Init, ParameterBuilder, Parameters};
+
+/// Whether BOS and EOS take part in pooling and in token-level losses (the papers are silent).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecialTokens {
+    /// They do.
+    Include,
+    /// Only the pieces of the text itself do. The tower sees the special tokens all the same.
+    Exclude,
+}
+
+/// Configuration. Every field is required.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DualEncoderConfig {
+    /// Image tower.
+    pub image: VitConfig,
+    /// Text tower.
+    pub text: TextConfig,
+    /// Width D of the shared space.
+    pub embed_dim: i64,
+    /// h_v: whether a GELU layer stands between the pooled image and its adapter.
+    pub dense_layer: bool,
+    /// Whether the adapters have a bias (the paper does not say).
+    pub adapter_bias: bool,
+    /// Whether BOS and EOS take part in pooling and token-level losses.
+    pub special_tokens: SpecialTokens,
+    /// Initial inverse temperature 1/τ; 1/0.07 in CLIP.
+    pub logit_scale_init: f64,
+    /// The inverse temperature is clamped to at most this after each step; 100 in CLIP.
+    pub logit_scale_max: f64,
+    /// Whether there is a second inverse temperature for token-level losses.
+    pub local_logit_scale: bool,
+}
+
+impl DualEncoderConfig {
+    /// What is wrong with the values, if anything.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        self.image.validate()?;
+        for (name, value) in [
+            ("text.context_length", self.text.context_length),
+            ("text.vocab_size", self.text.vocab_size),
+            ("embed_dim", self.embed_dim),
+        ] {
+            if value < 1 {
+                return Err(format!("{name} must be at least 1, got {value}"));
+            }
+        }
+        if !(self.logit_scale_init > 0.0 && self.logit_scale_init <= self.logit_scale_max) {
+            return Err(format!(
+                "logit_scale_init {} must lie in (0, logit_scale_max = {}]",
+                self.logit_scale_init, self.logit_scale_max
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct DualEncoder {
+    config: DualEncoderConfig,
+    parameters: Parameters,
+    image_tower: Vit,
+    text_tower: TextTransformer,
+    dense: Option<Linear>,
+    image_adapter: Linear,
+    text_adapter: Linear,
+    log_scale: Tensor,
+    local_log_scale: Option<Tensor>,
+}
+
+impl DualEncoder {
+    /// Name of the temperature parameter, ln(1/τ).
+    pub const LOGIT_SCALE: &'static str = "logit_scale";
+    /// Name of the second temperature parameter, if there is one.
+    pub const LOCAL_LOGIT_SCALE: &'static str = "local_logit_scale";
+
+    /// Builds the network with values that depend on `seed` alone. Adapters start as CLIP's
+    /// projections do, N(0, 1/w); h_v Xavier uniform.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration does not validate.
+    pub fn new(config: DualEncoderConfig, seed: u64, kind: Kind, device: Device) -> DualEncoder {
+        config.validate().expect("a valid configuration");
+        let builder = ParameterBuilder::new(seed, kind, device);
+        let (image_width, text_width) = (config.image.size.shape().width, config.text.size.shape().width);
+        let image_tower = Vit::new(&builder.under("image"), config.image);
+        let text_tower = TextTransformer::new(&builder.under("text"), config.text);
+        let dense = config
+            .dense_layer
+            .then(|| Linear::new(&builder.under("image_dense"), image_width, image_width, true, Init::Xavier));
+        let adapter = |name: &str, width: i64| {
+            let deviation = (width as f64).powf(-0.5);
+            Linear::new(&builder.under(name), width, config.embed_dim, config.adapter_bias, Init::Normal(deviation))
+        };
+        let (image_adapter, text_adapter) = (adapter("image_adapter", image_width), adapter("text_adapter", text_width));
+        let scale = |name: &str| builder.create(name, &[], Init::Constant(config.logit_scale_init.ln()));
+        let log_scale = scale(Self::LOGIT_SCALE);
+        let local_log_scale = config.local_logit_scale.then(|| scale(Self::LOCAL_LOGIT_SCALE));
+        DualEncoder {
+            config,
+            parameters: builder.finish(),
+            image_tower,
+            text_tower,
+            dense,
+            image_adapter,
+            text_adapter,
+            log_scale,
+            local_log_scale,
+        }
+    }
+
+    /// As it was built.
+    pub fn config(&self) -> &DualEncoderConfig {
+        &self.config
+    }
+
+    /// All parameters by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// All parameters, to load values into.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Inverse temperature 1/τ of contrasts between images and texts, a scalar with gradient.
+    pub fn logit_scale(&self) -> Tensor {
+        self.log_scale.exp()
+    }
+
+    /// Inverse temperature of token-level losses: its own, or the shared one.
+    pub fn local_logit_scale(&self) -> Tensor {
+        self.local_log_scale.as_ref().unwrap_or(&self.log_scale).exp()
+    }
+
+    /// Clamps the inverse temperatures to `[1, logit_scale_max]`, as open_clip does after each step.
+    pub fn clamp_logit_scales(&mut self) {
+        let max = self.config.logit_scale_max.ln();
+        tch::no_grad(|| {
+            for scale in std::iter::once(&mut self.log_scale).chain(&mut self.local_log_scale) {
+                let _ = scale.clamp_(0.0, max);
+            }
+        });
+    }
+
+    fn through_dense(&self, x: &Tensor) -> Tensor {
+        match &self.dense {
+            Some(dense) => dense.forward(x).gelu("none"),
+            None => x.shallow_clone(),
+        }
+    }
+}
+
+impl Encoder for DualEncoder {
+    fn image_size(&self) -> (i64, i64) {
+        (self.config.image.image_size, self.config.image.image_size)
+    }
+
+    fn encode_images(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
+        let TowerOutput { pooled_bw, patches_bpw } = self.image_tower.forward(images_bchw);
+        let patches_bpw = match path {
+            PatchPath::Local => patches_bpw,
+            PatchPath::Global => self.through_dense(&patches_bpw),
+        };
+        ImageFeatures {
+            pooled_bd: self.image_adapter.forward(&self.through_dense(&pooled_bw)),
+            patches_bpd: self.image_adapter.forward(&patches_bpw),
+            grid: self.config.image.grid(),
+        }
+    }
+
+    fn encode_text(&self, text: &TextBatch) -> TextFeatures {
+        let tokens_bld = self.text_adapter.forward(&self.text_tower.forward(text));
+        let mask_bl = match self.config.special_tokens {
+            SpecialTokens::Include => text.mask_bl.shallow_clone(),
+            SpecialTokens::Exclude => text.content_bl.shallow_clone(),
+        };
+        TextFeatures { pooled_bd: masked_mean(&tokens_bld, &mask_bl), tokens_bld, mask_bl }
+    }
+}
+
+#[cfg(test)]
+#[path = "dual_encoder_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! Tests of the dual encoder: shapes, masks, determinism, gradients, strict loading.
+
+use std::collections::BTreeMap;
+
+use sparc_core::{Encoder, PatchPath, TextBatch};
+use sparc_testing::{random, scalar, values};
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::ModelSize;
+use crate::vit::ImagePool;
+
+fn config(pool: ImagePool) -> DualEncoderConfig {
+    DualEncoderConfig {
+        image: VitConfig { size: ModelSize::Nano, patch_size: 8, image_size: 16, pool },
+        text: TextConfig { size: ModelSize::Nano, context_length: 7, vocab_size: 11 },
+        embed_dim: 24,
+        dense_layer: true,
+        adapter_bias: true,
+        special_tokens: SpecialTokens::Exclude,
+        logit_scale_init: 10.0,
+        logit_scale_max: 100.0,
+        local_logit_scale: false,
+    }
+}
+
+fn network(seed: u64) -> DualEncoder {
+    DualEncoder::new(config(ImagePool::Average), seed, Kind::Double, Device::Cpu)
+}
+
+/// Texts of these lengths with BOS = 1 in front, padded with `padding`.
+fn texts(lengths: &[i64], width: i64, padding: i64) -> TextBatch {
+    let lengths = Tensor::from_slice(lengths).unsqueeze(1);
+    let places = Tensor::arange(width, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+    let mask_bl = places.lt_tensor(&lengths);
+    let ids = (&places * 3i64 + &lengths).remainder(7) + 3i64;
+    let ids = ids.where_self(&places.gt(0), &ids.ones_like());
+    let ids_bl = ids.where_self(&mask_bl, &ids.full_like(padding));
+    TextBatch { content_bl: mask_bl.logical_and(&places.gt(0)), ids_bl, mask_bl }
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f64 {
+    scalar(&(a - b).abs().max())
+}
+
+#[test]
+fn shapes_are_as_documented() {
+    for pool in [ImagePool::Average, ImagePool::Cls] {
+        let network = DualEncoder::new(config(pool), 0, Kind::Double, Device::Cpu);
+        let image = network.encode_images(&random(&[3, 3, 16, 16], 0), PatchPath::Local);
+        assert_eq!((image.pooled_bd.size(), image.patches_bpd.size()), (vec![3, 24], vec![3, 4, 24]));
+        let text = network.encode_text(&texts(&[5, 2, 0], 5, 0));
+        assert_eq!((text.pooled_bd.size(), text.tokens_bld.size()), (vec![3, 24], vec![3, 5, 24]));
+    }
+}
+
+#[test]
+fn the_average_goes_through_the_global_path() {
+    // Without the dense layer the adapter is affine: the pooled image is the mean of its patches.
+    let plain = DualEncoderConfig { dense_layer: false, ..config(ImagePool::Average) };
+    let network = DualEncoder::new(plain, 0, Kind::Double, Device::Cpu);
+    let features = network.encode_images(&random(&[2, 3, 16, 16], 0), PatchPath::Global);
+    let mean = features.patches_bpd.mean_dim([1i64].as_slice(), false, None::<Kind>);
+    assert!(difference(&mean, &features.pooled_bd) < 1e-12);
+}
+
+#[test]
+fn the_two_patch_paths_differ_by_the_dense_layer() {
+    let (network, images) = (network(0), random(&[2, 3, 16, 16], 0));
+    let local = network.encode_images(&images, PatchPath::Local);
+    let global = network.encode_images(&images, PatchPath::Global);
+    assert!(difference(&local.patches_bpd, &global.patches_bpd) > 1e-3);
+    assert_eq!(difference(&local.pooled_bd, &global.pooled_bd), 0.0);
+}
+
+#[test]
+fn padding_is_inert() {
+    let network = network(0);
+    let short = network.encode_text(&texts(&[4, 2], 4, 0));
+    let long = network.encode_text(&texts(&[4, 2], 7, 9));
+    assert!(difference(&short.pooled_bd, &long.pooled_bd) < 1e-12);
+    assert!(difference(&short.tokens_bld.get(0), &long.tokens_bld.get(0).narrow(0, 0, 4)) < 1e-12);
+}
+
+#[test]
+fn patches_follow_their_pixels() {
+    // Patch 1 of a 2×2 grid is the top right one: only it may change when only its pixels do,
+    // before attention mixes them. The embedding's patches are checked through `patchify`.
+    let network = network(0);
+    let images = random(&[1, 3, 16, 16], 0);
+    let changed = images.copy();
+    let _ = changed.narrow(2, 0, 8).narrow(3, 8, 8).fill_(7.0);
+    let moved = (network.image_tower.patchify(&images) - network.image_tower.patchify(&changed))
+        .abs()
+        .amax([0i64, 2].as_slice(), false);
+    assert_eq!(values(&moved.gt(0.0)), [0.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn an_empty_text_is_finite_with_finite_gradients() {
+    let network = network(0);
+    let text = network.encode_text(&texts(&[0, 3], 3, 0));
+    assert_eq!(scalar(&text.pooled_bd.get(0).abs().max()), 0.0);
+    text.pooled_bd.sum(Kind::Double).backward();
+    for (name, tensor) in network.parameters().iter().filter(|(name, _)| name.starts_with("text")) {
+        assert!(tensor.grad().isfinite().all().int64_value(&[]) == 1, "{name}");
+    }
+}
+
+#[test]
+fn every_parameter_gets_a_gradient() {
+    let network = network(0);
+    let image = network.encode_images(&random(&[2, 3, 16, 16], 0), PatchPath::Local);
+    let text = network.encode_text(&texts(&[4, 2], 4, 0));
+    let similarity = image.pooled_bd.matmul(&text.pooled_bd.tr()) * network.logit_scale();
+    (similarity.square().sum(Kind::Double) + image.patches_bpd.square().sum(Kind::Double)).backward();
+    for (name, tensor) in network.parameters().iter() {
+        assert!(tensor.grad().defined() && scalar(&tensor.grad().abs().max()) > 0.0, "{name}");
+    }
+}
+
+#[test]
+fn values_depend_on_the_seed_and_the_name_alone() {
+    let (a, b) = (network(5), network(5));
+    for ((name, x), (_, y)) in a.parameters().iter().zip(b.parameters().iter()) {
+        assert!(values(x) == values(y), "{name}");
+    }
+    let other = network(6);
+    let name = "image.blocks.0.attn.qkv.weight";
+    assert!(difference(a.parameters().get(name).unwrap(), other.parameters().get(name).unwrap()) > 0.01);
+    // A network with one more layer starts the shared ones with the same values.
+    let plain = DualEncoderConfig { dense_layer: false, ..config(ImagePool::Average) };
+    let plain = DualEncoder::new(plain, 5, Kind::Double, Device::Cpu);
+    assert_eq!(difference(a.parameters().get(name).unwrap(), plain.parameters().get(name).unwrap()), 0.0);
+}
+
+#[test]
+fn loading_reports_every_difference_and_copies_nothing() {
+    let mut network = network(0);
+    let mut source: BTreeMap<String, Tensor> =
+        network.parameters().iter().map(|(name, tensor)| (name.to_owned(), tensor.detach().copy() + 1.0)).collect();
+    source.remove("image.norm.weight");
+    source.insert("image.norm.bias".into(), Tensor::zeros([5], tch::kind::DOUBLE_CPU));
+    source.insert("surplus".into(), Tensor::zeros([5], tch::kind::DOUBLE_CPU));
+    let before = values(network.parameters().get("text.norm.weight").unwrap());
+    let found = network.parameters_mut().load(&source).unwrap_err();
+    assert_eq!(
+        found,
+        [
+            "shape: image.norm.bias is [5] in the file, [128] in the model",
+            "missing: image.norm.weight [128]",
+            "unknown: surplus",
+        ]
+    );
+    assert!(values(network.parameters().get("text.norm.weight").unwrap()) == before);
+}
+
+#[test]
+fn the_temperature_is_clamped() {
+    let mut network = network(0);
+    assert!((scalar(&network.logit_scale()) - 10.0).abs() < 1e-9);
+    tch::no_grad(|| network.log_scale.shallow_clone().fill_(9.0));
+    network.clamp_logit_scales();
+    assert!((scalar(&network.logit_scale()) - 100.0).abs() < 1e-9);
+}

@@ -1,0 +1,80 @@
+//! What can go wrong with data as a whole (single samples are skipped and counted instead).
+
+use std::path::PathBuf;
+
+use crate::skips::SkipCounts;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A pattern that cannot be expanded.
+    #[error("shard pattern {pattern}: {reason}")]
+    Pattern {
+        /// As given.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A shard that is not there.
+    #[error("shard {path} does not exist (from the pattern {pattern}); check the path and the range in braces", path = path.display())]
+    MissingShard {
+        /// The shard.
+        path: PathBuf,
+        /// The pattern that named it.
+        pattern: String,
+    },
+    /// A file could not be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A tokenizer file that cannot be used.
+    #[error("tokenizer {path}: {reason}", path = path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tokenizer could not be trained.
+    #[error("training a tokenizer: {0}")]
+    TokenizerTraining(String),
+    /// A resumed epoch that is shorter than the position to resume at.
+    #[error("cannot resume at sample {position} of epoch {epoch}: the data now has {available} samples; resume with the shards the run was started with")]
+    Resume {
+        /// The epoch.
+        epoch: u64,
+        /// Where the checkpoint stands.
+        position: u64,
+        /// What there is.
+        available: u64,
+    },
+    /// An epoch without a single whole batch.
+    #[error("the data has {usable} usable samples, fewer than one batch of {batch_size} ({skips})")]
+    TooFewSamples {
+        /// Samples that could be read.
+        usable: u64,
+        /// What a batch needs.
+        batch_size: usize,
+        /// What was left out.
+        skips: SkipCounts,
+    },
+    /// Too much of the data was left out.
+    #[error("{skipped} of {seen} samples were skipped, more than the allowed share of {allowed}: {skips}")]
+    TooManySkipped {
+        /// Samples lost.
+        skipped: u64,
+        /// Samples read.
+        seen: u64,
+        /// `max_skipped_share`.
+        allowed: f64,
+        /// By reason.
+        skips: SkipCounts,
+    },
+    /// A worker thread died.
+    #[error("a loader thread panicked; this is a bug, its message is in the log")]
+    WorkerPanicked,
+}

@@ -1,0 +1,143 @@
+//! Shards to annotated samples for evaluation: in order, without randomness, nothing repeated.
+
+use std::path::PathBuf;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use sparc_core::{EvalSample, LabelMap, Region};
+use tch::Tensor;
+
+use crate::error::Error;
+use crate::pixels::{decode_labels, normalize};
+use crate::prepare::{MIN_VISIBLE, decode_image, read_captions, read_record, valid_regions};
+use crate::shards::{RawSample, ShardSamples};
+use crate::skips::{Skip, SkipCounts, SkipReason};
+use crate::transform::{Augmentation, Frame, ResizeMode};
+
+/// Reads the samples of shards one after the other.
+pub struct EvalSet {
+    shards: std::vec::IntoIter<PathBuf>,
+    samples: Option<ShardSamples>,
+    image_size: u32,
+    resize: ResizeMode,
+    skips: SkipCounts,
+}
+
+impl EvalSet {
+    /// Samples of `shards`, as inputs of `image_size`×`image_size` pixels.
+    pub fn new(shards: Vec<PathBuf>, image_size: u32, resize: ResizeMode) -> EvalSet {
+        EvalSet { shards: shards.into_iter(), samples: None, image_size, resize, skips: SkipCounts::default() }
+    }
+
+    /// What has been left out so far.
+    pub fn skips(&self) -> &SkipCounts {
+        &self.skips
+    }
+
+    fn next_raw(&mut self) -> Option<Result<RawSample, Error>> {
+        loop {
+            match self.samples.as_mut().and_then(Iterator::next) {
+                Some(Ok(sample)) => return Some(Ok(sample)),
+                Some(Err(skip)) => self.skips.record(&skip),
+                None => match ShardSamples::open(&self.shards.next()?) {
+                    Ok(samples) => self.samples = Some(samples),
+                    Err(error) => return Some(Err(error)),
+                },
+            }
+        }
+    }
+}
+
+impl Iterator for EvalSet {
+    type Item = Result<EvalSample, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let sample = match self.next_raw()? {
+                Ok(sample) => sample,
+                Err(error) => return Some(Err(error)),
+            };
+            let mut skips = Vec::new();
+            let annotated = annotate(&sample, self.image_size, self.resize, &mut skips);
+            skips.iter().for_each(|skip| self.skips.record(skip));
+            match annotated {
+                Ok(annotated) => return Some(Ok(annotated)),
+                Err(skip) => self.skips.record(&skip),
+            }
+        }
+    }
+}
+
+/// One raw sample with its annotations moved into the network's frame.
+fn annotate(
+    sample: &RawSample,
+    image_size: u32,
+    resize: ResizeMode,
+    skips: &mut Vec<Skip>,
+) -> Result<EvalSample, Skip> {
+    let record = read_record(sample)?;
+    let captions = read_captions(sample, &record)?;
+    let image = decode_image(sample)?;
+    // No randomness is asked for, so the generator draws nothing.
+    let mut generator = ChaCha8Rng::seed_from_u64(0);
+    let frame = Frame::choose(image.dimensions(), resize, Augmentation::NONE, false, &mut generator);
+    let pixels =
+        frame.pixels(&image, image_size).map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
+    let regions = record.regions.map(|regions| {
+        valid_regions(sample, regions, skips)
+            .into_iter()
+            .filter_map(|region| {
+                Some(Region { box_xyxy: frame.map_box(region.box_xyxy, MIN_VISIBLE)?, text: region.text })
+            })
+            .collect()
+    });
+    let side = i64::from(image_size);
+    Ok(EvalSample {
+        key: sample.key.clone(),
+        image_chw: Tensor::from_slice(&normalize(&pixels)).view([3, side, side]),
+        pixels,
+        captions,
+        regions,
+        class: read_class(sample, skips),
+        segmentation: read_segmentation(sample, &frame, skips),
+    })
+}
+
+fn read_class(sample: &RawSample, skips: &mut Vec<Skip>) -> Option<usize> {
+    let text = String::from_utf8_lossy(sample.members.get("cls")?);
+    match text.trim().parse() {
+        Ok(class) => Some(class),
+        Err(error) => {
+            skips.push(sample.skip(SkipReason::BadLabel, format!("the .cls member \"{}\": {error}", text.trim())));
+            None
+        }
+    }
+}
+
+fn read_segmentation(sample: &RawSample, frame: &Frame, skips: &mut Vec<Skip>) -> Option<LabelMap> {
+    match decode_labels(sample.members.get("seg.png")?) {
+        Ok(labels) => Some(frame.map_labels(&labels)),
+        Err(reason) => {
+            skips.push(sample.skip(SkipReason::BadLabel, format!("the .seg.png member: {reason}")));
+            None
+        }
+    }
+}
+
+/// All captions of shards in order, to train a tokenizer on; what cannot be read is counted.
+///
+/// # Errors
+///
+/// A shard that cannot be opened.
+pub fn read_all_captions(shards: &[PathBuf]) -> Result<(Vec<String>, SkipCounts), Error> {
+    let (mut captions, mut skips) = (Vec::new(), SkipCounts::default());
+    for shard in shards {
+        for sample in ShardSamples::open(shard)? {
+            match sample.and_then(|sample| read_captions(&sample, &read_record(&sample)?)) {
+                Ok(found) => captions.extend(found),
+                Err(skip) => skips.record(&skip),
+            }
+        }
+    }
+    Ok((captions, skips))
+}

@@ -1,0 +1,24 @@
+//! Image-text shards to batches.
+//!
+//! [`Loader`] makes training batches, [`EvalSet`] annotated samples in order. Both read WebDataset
+//! tars ([`shards`]) in the project's record format ([`record`]); whatever cannot be read is skipped,
+//! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set.
+
+mod error;
+mod eval_set;
+mod loader;
+pub mod pixels;
+mod prepare;
+pub mod record;
+pub mod shapes;
+pub mod shard_writer;
+pub mod shards;
+pub mod skips;
+mod tokenizer;
+pub mod transform;
+
+pub use error::Error;
+pub use eval_set::{EvalSet, read_all_captions};
+pub use loader::{LoadedBatch, Loader, LoaderConfig, LoaderState};
+pub use prepare::{CaptionChoice, Preparation, PreparedSample};
+pub use tokenizer::{TextTokenizer, TokenizedText, TokenizerModel, TokenizerTraining, train_tokenizer};

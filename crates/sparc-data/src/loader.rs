@@ -1,0 +1,383 @@
+//! Shards to training batches: one thread reads and shuffles, several decode, one collates.
+//!
+//! The order of samples is a function of (seed, epoch, shards) alone. The reader numbers samples,
+//! workers prepare them in any order, the collator puts them back in order; a fixed number of samples
+//! is under way at any time, so memory is bounded and nobody waits for ever.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use sparc_core::{Batch, RegionBatch, seed};
+use tch::Tensor;
+
+use crate::error::Error;
+use crate::prepare::{Preparation, PreparedSample, prepare};
+use crate::shards::{RawSample, ShardSamples};
+use crate::skips::{Skip, SkipCounts};
+use crate::tokenizer::{TextTokenizer, TokenizedText};
+
+/// What a loader is made of.
+#[derive(Debug, Clone)]
+pub struct LoaderConfig {
+    /// Shards in their canonical order.
+    pub shards: Vec<PathBuf>,
+    /// Samples in a batch. The incomplete batch at the end of an epoch is dropped: a batch never
+    /// holds one image twice.
+    pub batch_size: usize,
+    /// How many encoded samples the shuffle draws from.
+    pub shuffle_buffer: usize,
+    /// Decoding threads.
+    pub workers: usize,
+    /// Batches made in advance.
+    pub prefetch: usize,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Share of samples that may be skipped before the loader gives up.
+    pub max_skipped_share: f64,
+    /// How samples are prepared.
+    pub preparation: Preparation,
+}
+
+/// Where in the data a run stands: all that resuming needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoaderState {
+    /// Epoch of the next sample.
+    pub epoch: u64,
+    /// Samples of that epoch already read, skipped ones included.
+    pub position: u64,
+}
+
+/// A batch and the state after it.
+#[derive(Debug)]
+pub struct LoadedBatch {
+    /// The batch, on the CPU.
+    pub batch: Batch,
+    /// Where to resume once this batch has been used.
+    pub state: LoaderState,
+}
+
+/// An endless iterator of batches, epoch after epoch.
+pub struct Loader {
+    batches: Receiver<Result<LoadedBatch, Error>>,
+    skips: Arc<Mutex<SkipCounts>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What travels from the reader to the workers; tickets limit how many are under way.
+struct Job {
+    number: u64,
+    state_after: LoaderState,
+    task: Task,
+}
+
+enum Task {
+    Prepare(RawSample),
+    Report(Skip),
+    EpochEnds { whole: bool },
+    Fail(Error),
+}
+
+/// What travels from the workers to the collator.
+struct Done {
+    number: u64,
+    state_after: LoaderState,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Prepared(Box<PreparedSample>, Vec<Skip>),
+    Skipped(Skip),
+    EpochEnds { whole: bool },
+    Fail(Error),
+}
+
+impl Loader {
+    /// Starts the threads; the first batch is the one after `state`.
+    pub fn start(config: LoaderConfig, tokenizer: TextTokenizer, state: LoaderState) -> Loader {
+        let workers = config.workers.max(1);
+        let under_way = config.batch_size + 4 * workers;
+        let (ticket_sender, tickets) = bounded(under_way);
+        for _ in 0..under_way {
+            ticket_sender.send(()).expect("the channel holds that many");
+        }
+        let (job_sender, jobs) = bounded(under_way);
+        let (done_sender, done) = bounded(under_way);
+        let (batch_sender, batches) = bounded(config.prefetch.max(1));
+        let skips = Arc::new(Mutex::new(SkipCounts::default()));
+        let config = Arc::new(config);
+        let tokenizer = Arc::new(tokenizer);
+
+        let mut threads = Vec::new();
+        let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name).spawn(body);
+            threads.push(thread.expect("the system can start a thread"));
+        };
+        {
+            let config = config.clone();
+            spawn("sparc-reader".into(), Box::new(move || Reader { config, tickets, jobs: job_sender, number: 0 }.run(state)));
+        }
+        for index in 0..workers {
+            let (config, tokenizer) = (config.clone(), tokenizer.clone());
+            let (jobs, done_sender) = (jobs.clone(), done_sender.clone());
+            spawn(format!("sparc-worker-{index}"), Box::new(move || work(&config.preparation, &tokenizer, &jobs, &done_sender)));
+        }
+        drop((jobs, done_sender));
+        {
+            let skips = skips.clone();
+            let collator = Collator { config, tokenizer, skips, tickets: ticket_sender, batches: batch_sender };
+            spawn("sparc-collator".into(), Box::new(move || collator.run(&done)));
+        }
+        Loader { batches, skips, threads }
+    }
+
+    /// What has been left out so far.
+    pub fn skips(&self) -> SkipCounts {
+        lock(&self.skips).clone()
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<LoadedBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // The stream is endless: that it ends means that a thread died.
+        Some(self.batches.recv().unwrap_or(Err(Error::WorkerPanicked)))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // Closing the last channel makes the collator stop, then the workers, then the reader.
+        self.batches = bounded(0).1;
+        for thread in self.threads.drain(..) {
+            // A panic has been reported by `next`, and printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(skips: &Mutex<SkipCounts>) -> MutexGuard<'_, SkipCounts> {
+    skips.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The far end has been dropped: the loader is shutting down.
+struct Closed;
+
+/// Reads shards epoch after epoch and hands out numbered samples in shuffled order.
+struct Reader {
+    config: Arc<LoaderConfig>,
+    tickets: Receiver<()>,
+    jobs: Sender<Job>,
+    number: u64,
+}
+
+impl Reader {
+    fn run(mut self, mut state: LoaderState) {
+        while let Ok(next) = self.epoch(state) {
+            state = next;
+        }
+    }
+
+    /// One epoch, from `start.position` on; gives the start of the next.
+    fn epoch(&mut self, start: LoaderState) -> Result<LoaderState, Closed> {
+        let epoch = start.epoch;
+        let stream = |purpose: &[u8]| {
+            ChaCha8Rng::seed_from_u64(seed::derive(self.config.seed, &[purpose, &epoch.to_le_bytes()]))
+        };
+        let mut shards = self.config.shards.clone();
+        shards.shuffle(&mut stream(b"shards"));
+        let mut generator = stream(b"shuffle");
+        let capacity = self.config.shuffle_buffer.max(1);
+        let mut buffer: Vec<RawSample> = Vec::with_capacity(capacity.min(1 << 16));
+        let mut position = 0;
+        for shard in &shards {
+            let samples = match ShardSamples::open(shard) {
+                Ok(samples) => samples,
+                Err(error) => return self.send(LoaderState { epoch, position }, Task::Fail(error)).and(Err(Closed)),
+            };
+            for sample in samples {
+                let sample = match sample {
+                    Ok(sample) => sample,
+                    Err(skip) => {
+                        self.send(LoaderState { epoch, position }, Task::Report(skip))?;
+                        continue;
+                    }
+                };
+                if buffer.len() < capacity {
+                    buffer.push(sample);
+                } else {
+                    let place = generator.random_range(0..buffer.len());
+                    let drawn = std::mem::replace(&mut buffer[place], sample);
+                    self.emit(drawn, start, &mut position)?;
+                }
+            }
+        }
+        buffer.shuffle(&mut generator);
+        for sample in buffer {
+            self.emit(sample, start, &mut position)?;
+        }
+        if position < start.position {
+            let error = Error::Resume { epoch, position: start.position, available: position };
+            return self.send(start, Task::Fail(error)).and(Err(Closed));
+        }
+        let next = LoaderState { epoch: epoch + 1, position: 0 };
+        self.send(next, Task::EpochEnds { whole: start.position == 0 })?;
+        Ok(next)
+    }
+
+    /// Sends a sample, unless it comes before the point to resume at.
+    fn emit(&mut self, sample: RawSample, start: LoaderState, position: &mut u64) -> Result<(), Closed> {
+        *position += 1;
+        if *position <= start.position {
+            return Ok(());
+        }
+        self.send(LoaderState { epoch: start.epoch, position: *position }, Task::Prepare(sample))
+    }
+
+    fn send(&mut self, state_after: LoaderState, task: Task) -> Result<(), Closed> {
+        self.tickets.recv().map_err(|_| Closed)?;
+        let job = Job { number: self.number, state_after, task };
+        self.number += 1;
+        self.jobs.send(job).map_err(|_| Closed)
+    }
+}
+
+/// A worker's life: prepare samples until either end closes.
+fn work(preparation: &Preparation, tokenizer: &TextTokenizer, jobs: &Receiver<Job>, done: &Sender<Done>) {
+    for Job { number, state_after, task } in jobs {
+        let outcome = match task {
+            Task::Prepare(sample) => {
+                let mut skips = Vec::new();
+                // The state after the first sample of an epoch has that epoch; so has the sample.
+                match prepare(&sample, state_after.epoch, preparation, tokenizer, &mut skips) {
+                    Ok(prepared) => Outcome::Prepared(Box::new(prepared), skips),
+                    Err(skip) => Outcome::Skipped(skip),
+                }
+            }
+            Task::Report(skip) => Outcome::Skipped(skip),
+            Task::EpochEnds { whole } => Outcome::EpochEnds { whole },
+            Task::Fail(error) => Outcome::Fail(error),
+        };
+        if done.send(Done { number, state_after, outcome }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Puts samples back in order and into batches.
+struct Collator {
+    config: Arc<LoaderConfig>,
+    tokenizer: Arc<TextTokenizer>,
+    skips: Arc<Mutex<SkipCounts>>,
+    tickets: Sender<()>,
+    batches: Sender<Result<LoadedBatch, Error>>,
+}
+
+impl Collator {
+    /// Samples seen before the share of skipped ones is judged.
+    const GRACE: u64 = 100;
+
+    fn run(self, done: &Receiver<Done>) {
+        let mut waiting = BTreeMap::new();
+        let mut next = 0;
+        let mut samples = Vec::with_capacity(self.config.batch_size);
+        let (mut seen, mut batches_of_epoch, mut usable_of_epoch) = (0, 0u64, 0);
+        for item in done {
+            waiting.insert(item.number, item);
+            while let Some(Done { state_after, outcome, .. }) = waiting.remove(&next) {
+                next += 1;
+                // Nobody takes the ticket when the reader has stopped.
+                let _ = self.tickets.send(());
+                let result = match outcome {
+                    Outcome::Prepared(sample, skips) => {
+                        seen += 1;
+                        usable_of_epoch += 1;
+                        skips.iter().for_each(|skip| lock(&self.skips).record(skip));
+                        samples.push(*sample);
+                        if samples.len() < self.config.batch_size {
+                            continue;
+                        }
+                        batches_of_epoch += 1;
+                        Ok(LoadedBatch { batch: self.collate(std::mem::take(&mut samples)), state: state_after })
+                    }
+                    Outcome::Skipped(skip) => {
+                        seen += u64::from(skip.reason.drops_sample());
+                        lock(&self.skips).record(&skip);
+                        match self.too_many_skipped(seen) {
+                            None => continue,
+                            Some(error) => Err(error),
+                        }
+                    }
+                    Outcome::EpochEnds { whole } => {
+                        samples.clear();
+                        let (batches, usable) = (std::mem::take(&mut batches_of_epoch), std::mem::take(&mut usable_of_epoch));
+                        if batches > 0 || !whole {
+                            continue;
+                        }
+                        let skips = lock(&self.skips).clone();
+                        Err(Error::TooFewSamples { usable, batch_size: self.config.batch_size, skips })
+                    }
+                    Outcome::Fail(error) => Err(error),
+                };
+                let failed = result.is_err();
+                if self.batches.send(result).is_err() || failed {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn too_many_skipped(&self, seen: u64) -> Option<Error> {
+        let skips = lock(&self.skips);
+        let (skipped, allowed) = (skips.samples(), self.config.max_skipped_share);
+        (seen >= Self::GRACE && skipped as f64 > allowed * seen as f64)
+            .then(|| Error::TooManySkipped { skipped, seen, allowed, skips: skips.clone() })
+    }
+
+    fn collate(&self, samples: Vec<PreparedSample>) -> Batch {
+        let (b, side) = (samples.len() as i64, i64::from(self.config.preparation.image_size));
+        let images: Vec<f32> = samples.iter().flat_map(|sample| sample.image.iter().copied()).collect();
+        let regions = match self.config.preparation.max_regions {
+            0 => None,
+            max_regions => Some(self.collate_regions(&samples, max_regions)),
+        };
+        let (texts, keys): (Vec<TokenizedText>, Vec<String>) =
+            samples.into_iter().map(|sample| (sample.text, sample.key)).unzip();
+        Batch {
+            images_bchw: Tensor::from_slice(&images).view([b, 3, side, side]),
+            text: self.tokenizer.pad(&texts),
+            regions,
+            keys,
+        }
+    }
+
+    fn collate_regions(&self, samples: &[PreparedSample], max_regions: usize) -> RegionBatch {
+        let slots = [samples.len() as i64, max_regions as i64];
+        let (mut boxes, mut valid, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in samples {
+            for slot in 0..max_regions {
+                let region = sample.regions.get(slot);
+                boxes.extend(region.map_or([0.0; 4], |(frame_box, _)| *frame_box));
+                valid.push(region.is_some());
+                let empty = || TokenizedText { ids: Vec::new(), content: Vec::new() };
+                texts.push(region.map_or_else(empty, |(_, text)| text.clone()));
+            }
+        }
+        RegionBatch {
+            boxes_bm4: Tensor::from_slice(&boxes).view([slots[0], slots[1], 4]),
+            text: self.tokenizer.pad(&texts),
+            valid_bm: Tensor::from_slice(&valid).view(slots),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "loader_tests.rs"]
+mod tests;

@@ -1,0 +1,273 @@
+//! Which shards there are, and what samples a shard holds.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use webdataset::core::{base_plus_ext, braceexpand};
+use webdataset::shard::TarEntries;
+
+use crate::error::Error;
+use crate::skips::{Skip, SkipReason};
+
+/// Expands a list of shard patterns: `a::b` joins, `{000..011}` ranges and alternatives, `*` and `?`
+/// in the file name. The result is in the order of the patterns, sorted within a wildcard.
+///
+/// # Errors
+///
+/// A malformed pattern, one that matches nothing, or a shard that does not exist.
+pub fn expand_shards(patterns: &str) -> Result<Vec<PathBuf>, Error> {
+    let mut shards = Vec::new();
+    for pattern in patterns.split("::") {
+        let failed = |reason: String| Error::Pattern { pattern: pattern.into(), reason };
+        if pattern.trim().is_empty() {
+            return Err(failed("it is empty".into()));
+        }
+        for path in braceexpand(pattern).map_err(|error| failed(error.to_string()))? {
+            if path.contains(['*', '?']) {
+                let matches = expand_wildcard(Path::new(&path))?;
+                if matches.is_empty() {
+                    return Err(failed(format!("no file matches {path}")));
+                }
+                shards.extend(matches);
+            } else if Path::new(&path).is_file() {
+                shards.push(path.into());
+            } else {
+                return Err(Error::MissingShard { path: path.into(), pattern: pattern.into() });
+            }
+        }
+    }
+    Ok(shards)
+}
+
+fn expand_wildcard(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wildcard = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let io = |source| Error::Io { path: folder.into(), source };
+    let mut matches = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if matches_wildcard(wildcard.as_bytes(), entry.file_name().to_string_lossy().as_bytes()) {
+            matches.push(path.with_file_name(entry.file_name()));
+        }
+    }
+    matches.sort();
+    Ok(matches)
+}
+
+/// `*` stands for any run of characters, `?` for one. Linear in time but for the last star.
+fn matches_wildcard(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n, mut star) = (0, 0, None);
+    while n < name.len() {
+        if p < pattern.len() && pattern[p] == b'*' {
+            star = Some((p, n));
+            p += 1;
+        } else if p < pattern.len() && (pattern[p] == b'?' || pattern[p] == name[n]) {
+            p += 1;
+            n += 1;
+        } else if let Some((star_p, star_n)) = star {
+            star = Some((star_p, star_n + 1));
+            p = star_p + 1;
+            n = star_n + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// One sample as it lies in its shard: members by extension, still encoded.
+#[derive(Debug, Clone)]
+pub struct RawSample {
+    /// The shard's path.
+    pub shard: Arc<str>,
+    /// Path of the members up to the first dot of the base name.
+    pub key: String,
+    /// Bytes by lower-case extension, such as `jpg` or `seg.png`.
+    pub members: HashMap<String, Vec<u8>>,
+}
+
+impl RawSample {
+    /// A skip of this sample.
+    pub fn skip(&self, reason: SkipReason, detail: impl ToString) -> Skip {
+        Skip { reason, shard: self.shard.to_string(), key: self.key.clone(), detail: detail.to_string() }
+    }
+}
+
+/// The samples of one shard in order. Two neighbouring members with the same key belong together.
+///
+/// A shard that is cut off yields what stands before the cut, without the sample that the cut goes
+/// through, and then one [`Skip`].
+pub struct ShardSamples {
+    shard: Arc<str>,
+    entries: TarEntries<BufReader<File>>,
+    current: Option<RawSample>,
+    pending: Option<Skip>,
+    done: bool,
+}
+
+impl ShardSamples {
+    /// Opens a shard.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason, naming the shard.
+    pub fn open(path: &Path) -> Result<ShardSamples, Error> {
+        let file = File::open(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        Ok(ShardSamples {
+            shard: path.to_string_lossy().into(),
+            entries: TarEntries::new(BufReader::with_capacity(1 << 20, file)),
+            current: None,
+            pending: None,
+            done: false,
+        })
+    }
+
+    /// Adds a member; gives the sample before it if this one starts another.
+    fn push(&mut self, name: &str, data: Vec<u8>) -> Option<RawSample> {
+        let (key, extension) = base_plus_ext(name)?;
+        // `__index__` and the like describe the shard, not a sample.
+        if key.rsplit('/').next().is_some_and(|base| base.starts_with("__")) {
+            return None;
+        }
+        let extension = extension.to_ascii_lowercase();
+        let finished = if self.current.as_ref().is_some_and(|sample| sample.key == key) {
+            None
+        } else {
+            let next = RawSample { shard: self.shard.clone(), key: key.into(), members: HashMap::new() };
+            self.current.replace(next)
+        };
+        if let Some(sample) = &mut self.current {
+            if sample.members.contains_key(&extension) {
+                self.pending = Some(sample.skip(SkipReason::DuplicateMember, format!("a second .{extension}")));
+            } else {
+                sample.members.insert(extension, data);
+            }
+        }
+        finished
+    }
+}
+
+impl Iterator for ShardSamples {
+    type Item = Result<RawSample, Skip>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(skip) = self.pending.take() {
+                return Some(Err(skip));
+            }
+            if self.done {
+                return self.current.take().map(Ok);
+            }
+            match self.entries.next() {
+                Some(Ok(entry)) => {
+                    if let Some(sample) = self.push(&entry.name, entry.data) {
+                        return Some(Ok(sample));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.done = true;
+                    let key = self.current.take().map(|sample| sample.key).unwrap_or_default();
+                    return Some(Err(Skip {
+                        reason: SkipReason::ShardCutOff,
+                        shard: self.shard.to_string(),
+                        key,
+                        detail: error.to_string(),
+                    }));
+                }
+                None => self.done = true,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+        // A writer of our own, so that reader and writer do not share their mistakes.
+        let mut bytes = Vec::new();
+        for (name, data) in members {
+            let mut header = [0u8; 512];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[100..108].copy_from_slice(b"0000644\0");
+            header[124..136].copy_from_slice(format!("{:011o}\0", data.len()).as_bytes());
+            header[156] = b'0';
+            header[257..265].copy_from_slice(b"ustar\x0000");
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            bytes.extend(header);
+            bytes.extend(*data);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes.extend([0; 1024]);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Vec<Result<RawSample, Skip>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        ShardSamples::open(file.path()).unwrap().collect()
+    }
+
+    const MEMBERS: [(&str, &[u8]); 5] = [
+        ("a/1.jpg", b"one"),
+        ("a/1.seg.PNG", b"map"),
+        ("__index__.json", b"{}"),
+        ("a/2.jpg", b"two"),
+        ("a/2.txt", b"caption"),
+    ];
+
+    #[test]
+    fn members_are_grouped_up_to_the_first_dot() {
+        let samples: Vec<RawSample> = read(&tar(&MEMBERS)).into_iter().map(Result::unwrap).collect();
+        assert_eq!(samples.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(), ["a/1", "a/2"]);
+        assert_eq!(samples[0].members["seg.png"], b"map");
+        assert_eq!(samples[1].members.len(), 2);
+    }
+
+    #[test]
+    fn a_cut_shard_gives_what_is_whole_and_one_skip() {
+        let bytes = tar(&MEMBERS);
+        // In the middle of the fifth member's header: `a/2` may have lost a member.
+        let samples = read(&bytes[..512 * 8 + 200]);
+        assert_eq!(samples[0].as_ref().unwrap().key, "a/1");
+        let skip = samples[1].as_ref().unwrap_err();
+        assert_eq!((skip.reason, skip.key.as_str(), samples.len()), (SkipReason::ShardCutOff, "a/2", 2));
+    }
+
+    #[test]
+    fn a_duplicate_member_is_reported_and_the_first_kept() {
+        let samples = read(&tar(&[("a.txt", b"one"), ("a.txt", b"two")]));
+        assert_eq!(samples[0].as_ref().unwrap_err().reason, SkipReason::DuplicateMember);
+        assert_eq!(samples[1].as_ref().unwrap().members["txt"], b"one");
+    }
+
+    #[test]
+    fn patterns_expand_and_missing_shards_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["t-00.tar", "t-01.tar", "u.tar"] {
+            std::fs::write(at(name), b"").unwrap();
+        }
+        let expand = |pattern: &str| expand_shards(&pattern.replace('@', folder.path().to_str().unwrap()));
+        assert_eq!(expand("@/t-{00..01}.tar::@/u.tar").unwrap(), [at("t-00.tar"), at("t-01.tar"), at("u.tar")]);
+        assert_eq!(expand("@/t-*.tar").unwrap(), [at("t-00.tar"), at("t-01.tar")]);
+        assert!(expand("@/t-{00..02}.tar").unwrap_err().to_string().contains("t-02.tar does not exist"));
+        assert!(expand("@/x-*.tar").unwrap_err().to_string().contains("no file matches"));
+        assert!(expand("@/u.tar::").is_err());
+    }
+
+    #[test]
+    fn wildcards_match_as_a_shell_does() {
+        for (pattern, name, expected) in
+            [("*", "", true), ("a*c", "abbc", true), ("a*c", "abcd", false), ("a?c", "abc", true), ("*a*", "bab", true)]
+        {
+            assert_eq!(matches_wildcard(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+        }
+    }
+}

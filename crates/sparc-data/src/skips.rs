@@ -1,0 +1,116 @@
+//! What was left out of the data, and why: counted by reason, the first few logged with their keys.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why a sample, or a part of one, was left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SkipReason {
+    /// No `.jpg`, `.jpeg`, `.png` or `.webp` member.
+    NoImage,
+    /// The image could not be decoded, is empty or too large.
+    ImageDecode,
+    /// Neither `.txt` nor `.json` has a caption.
+    NoCaption,
+    /// The caption is not UTF-8.
+    CaptionNotUtf8,
+    /// The `.json` member is not a record.
+    BadJson,
+    /// A region's box has no area or lies outside the image: only the region is left out.
+    BoxOutsideImage,
+    /// A region without a phrase: only the region is left out.
+    EmptyPhrase,
+    /// Two members of a sample have the same name: the first counts.
+    DuplicateMember,
+    /// The label map or class index cannot be read: only that annotation is left out.
+    BadLabel,
+    /// The shard ends in the middle: the rest of it is missing.
+    ShardCutOff,
+}
+
+impl SkipReason {
+    /// Whether the whole sample is lost, not only a part of it.
+    pub fn drops_sample(self) -> bool {
+        !matches!(
+            self,
+            SkipReason::BoxOutsideImage | SkipReason::EmptyPhrase | SkipReason::DuplicateMember | SkipReason::BadLabel
+        )
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SkipReason::NoImage => "no_image",
+            SkipReason::ImageDecode => "image_decode",
+            SkipReason::NoCaption => "no_caption",
+            SkipReason::CaptionNotUtf8 => "caption_not_utf8",
+            SkipReason::BadJson => "bad_json",
+            SkipReason::BoxOutsideImage => "box_outside_image",
+            SkipReason::EmptyPhrase => "empty_phrase",
+            SkipReason::DuplicateMember => "duplicate_member",
+            SkipReason::BadLabel => "bad_label",
+            SkipReason::ShardCutOff => "shard_cut_off",
+        })
+    }
+}
+
+/// One thing that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    /// Why.
+    pub reason: SkipReason,
+    /// The shard's path.
+    pub shard: String,
+    /// The sample's key; empty if the shard itself is at fault.
+    pub key: String,
+    /// What the decoder or parser said.
+    pub detail: String,
+}
+
+/// Counts by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SkipCounts {
+    counts: BTreeMap<SkipReason, u64>,
+}
+
+impl SkipCounts {
+    /// How many skips of each reason are logged one by one.
+    const LOGGED: u64 = 5;
+
+    /// Counts a skip and logs it if it is among the first few of its kind.
+    pub fn record(&mut self, skip: &Skip) {
+        let count = self.counts.entry(skip.reason).or_default();
+        *count += 1;
+        if *count <= Self::LOGGED {
+            let more = if *count == Self::LOGGED { " (more of these are only counted)" } else { "" };
+            tracing::warn!("skipped {}: {} {}: {}{more}", skip.reason, skip.shard, skip.key, skip.detail);
+        }
+    }
+
+    /// Samples lost as a whole.
+    pub fn samples(&self) -> u64 {
+        self.counts.iter().filter(|(reason, _)| reason.drops_sample()).map(|(_, count)| count).sum()
+    }
+
+    /// Reasons and counts, in a fixed order.
+    pub fn iter(&self) -> impl Iterator<Item = (SkipReason, u64)> {
+        self.counts.iter().map(|(&reason, &count)| (reason, count))
+    }
+
+    /// Whether nothing was left out.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+/// `skipped{image_decode=3, no_caption=1}`.
+impl fmt::Display for SkipCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("skipped{")?;
+        for (index, (reason, count)) in self.iter().enumerate() {
+            write!(f, "{}{reason}={count}", if index == 0 { "" } else { ", " })?;
+        }
+        f.write_str("}")
+    }
+}

@@ -1,0 +1,274 @@
+//! Texts to token ids, with a Hugging Face `tokenizer.json`; and making one from captions.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sparc_core::{TextBatch, Tokenize};
+use tch::Tensor;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::unigram::{Unigram, UnigramTrainer};
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::normalizers::{Lowercase, NFKC, NormalizerWrapper, Sequence, Strip};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, TruncationParams};
+
+use crate::error::Error;
+
+/// The padding token of tokenizers made here.
+const PAD: &str = "[PAD]";
+/// Names under which the padding token of other tokenizers is looked for, in this order.
+const PAD_NAMES: [&str; 5] = [PAD, "<pad>", "<|endoftext|>", "</s>", "[SEP]"];
+const UNKNOWN: &str = "[UNK]";
+const BEGIN: &str = "[BOS]";
+const END: &str = "[EOS]";
+
+/// A tokenizer cut to a context length.
+#[derive(Clone)]
+pub struct TextTokenizer {
+    inner: tokenizers::Tokenizer,
+    padding_id: u32,
+    fingerprint: String,
+}
+
+/// Token ids of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// Ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// True where the id is a piece of the text, not a special token.
+    pub content: Vec<bool>,
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json` and cuts texts to `context_length` tokens.
+    ///
+    /// # Errors
+    ///
+    /// A file that is missing or no tokenizer, or has no padding token.
+    pub fn from_file(path: &Path, context_length: usize) -> Result<TextTokenizer, Error> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        TextTokenizer::from_bytes(&bytes, context_length)
+            .map_err(|reason| Error::Tokenizer { path: path.into(), reason })
+    }
+
+    fn from_bytes(bytes: &[u8], context_length: usize) -> Result<TextTokenizer, String> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| format!("not a Hugging Face tokenizer.json: {error}"))?;
+        let padding_id = PAD_NAMES
+            .iter()
+            .find_map(|name| inner.token_to_id(name))
+            .ok_or_else(|| format!("it has no padding token (looked for {})", PAD_NAMES.join(", ")))?;
+        inner.with_padding(None);
+        inner
+            .with_truncation(Some(TruncationParams { max_length: context_length, ..TruncationParams::default() }))
+            .map_err(|error| format!("cannot cut texts to {context_length} tokens: {error}"))?;
+        let fingerprint = format!("{:016x}", sparc_core::seed::derive(0, &[b"tokenizer", bytes]));
+        Ok(TextTokenizer { inner, padding_id, fingerprint })
+    }
+
+    /// Number of token ids, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// A hash of the file's bytes: a model belongs to exactly one tokenizer.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Tokenises one text.
+    pub fn encode(&self, text: &str) -> TokenizedText {
+        match self.inner.encode(text, true) {
+            Ok(encoding) => TokenizedText {
+                ids: encoding.get_ids().to_vec(),
+                content: encoding.get_special_tokens_mask().iter().map(|&special| special == 0).collect(),
+            },
+            Err(error) => {
+                // Only a broken vocabulary gets here (no piece and no unknown token).
+                tracing::warn!("a text could not be tokenised and counts as empty: {error}");
+                TokenizedText { ids: Vec::new(), content: Vec::new() }
+            }
+        }
+    }
+
+    /// Pads texts to the longest of them (at least one position).
+    pub fn pad(&self, texts: &[TokenizedText]) -> TextBatch {
+        let length = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0).max(1);
+        let size = [texts.len() as i64, length as i64];
+        let mut ids = vec![i64::from(self.padding_id); texts.len() * length];
+        let mut mask = vec![false; texts.len() * length];
+        let mut content = mask.clone();
+        for (row, text) in texts.iter().enumerate() {
+            for (column, (&id, &is_content)) in text.ids.iter().zip(&text.content).enumerate() {
+                let place = row * length + column;
+                (ids[place], mask[place], content[place]) = (i64::from(id), true, is_content);
+            }
+        }
+        TextBatch {
+            ids_bl: Tensor::from_slice(&ids).view(size),
+            mask_bl: Tensor::from_slice(&mask).view(size),
+            content_bl: Tensor::from_slice(&content).view(size),
+        }
+    }
+}
+
+impl Tokenize for TextTokenizer {
+    fn tokenize(&self, texts: &[&str]) -> TextBatch {
+        let texts: Vec<TokenizedText> = texts.iter().map(|text| self.encode(text)).collect();
+        self.pad(&texts)
+    }
+
+    fn pieces(&self, text: &str) -> Vec<String> {
+        let ids = self.encode(text).ids;
+        ids.into_iter().map(|id| self.inner.id_to_token(id).unwrap_or_else(|| format!("#{id}"))).collect()
+    }
+}
+
+/// Which model a new tokenizer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerModel {
+    /// Unigram language model (Kudo 2018), SentencePiece's default.
+    Unigram,
+    /// Byte-pair encoding (Sennrich et al. 2016).
+    Bpe,
+}
+
+/// What a new tokenizer should be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenizerTraining {
+    /// Model.
+    pub model: TokenizerModel,
+    /// Most token ids, the four special ones included.
+    pub vocab_size: usize,
+    /// Whether texts are lower-cased first, as CLIP's are.
+    pub lowercase: bool,
+}
+
+/// Trains a tokenizer on captions and gives the text of its `tokenizer.json`.
+///
+/// Texts are NFKC-normalised; words begin with `▁` as in SentencePiece; `[BOS]` and `[EOS]` are put
+/// around them. With [`TokenizerModel::Bpe`] the same captions give the same file; the library's
+/// Unigram trainer walks randomly seeded hash maps, and its vocabulary differs a little from run to run.
+///
+/// # Errors
+///
+/// No captions, or what the trainer said.
+pub fn train_tokenizer(
+    captions: &[String],
+    training: TokenizerTraining,
+) -> Result<String, Error> {
+    if captions.iter().all(|caption| caption.trim().is_empty()) {
+        // The trainers index into an empty list.
+        return Err(Error::TokenizerTraining("there are no captions to learn from".into()));
+    }
+    let failed = |error: tokenizers::Error| Error::TokenizerTraining(error.to_string());
+    // Sums in a fixed order: with threads the vocabulary would depend on their number.
+    tokenizers::utils::parallelism::set_parallelism(false);
+    let special: Vec<AddedToken> = [PAD, UNKNOWN, BEGIN, END].map(|name| AddedToken::from(name, true)).to_vec();
+    let (model, mut trainer) = match training.model {
+        TokenizerModel::Unigram => {
+            let trainer = UnigramTrainer::builder()
+                .vocab_size(training.vocab_size as u32)
+                .special_tokens(special)
+                .unk_token(Some(UNKNOWN.into()))
+                .show_progress(false)
+                .build()
+                .map_err(|error| Error::TokenizerTraining(error.to_string()))?;
+            (ModelWrapper::from(Unigram::default()), TrainerWrapper::from(trainer))
+        }
+        TokenizerModel::Bpe => {
+            let trainer = BpeTrainer::builder()
+                .vocab_size(training.vocab_size)
+                .special_tokens(special)
+                .show_progress(false)
+                .build();
+            let model = BPE::builder().unk_token(UNKNOWN.into()).build().map_err(failed)?;
+            (ModelWrapper::from(model), TrainerWrapper::from(trainer))
+        }
+    };
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let mut normalizers: Vec<NormalizerWrapper> = vec![NFKC.into(), Strip::new(true, true).into()];
+    if training.lowercase {
+        normalizers.push(Lowercase.into());
+    }
+    tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(failed)?;
+    let metaspace = Metaspace::new('▁', PrependScheme::Always, true);
+    tokenizer.with_pre_tokenizer(Some(metaspace.clone()));
+    tokenizer.with_decoder(Some(metaspace));
+    tokenizer.train(&mut trainer, captions.iter()).map_err(failed)?;
+    let id = |name: &str| tokenizer.token_to_id(name).map(|id| (name.to_owned(), id));
+    let template = TemplateProcessing::builder()
+        .try_single(format!("{BEGIN} $A {END}"))
+        .map_err(Error::TokenizerTraining)?
+        .special_tokens([BEGIN, END].into_iter().filter_map(id).collect::<Vec<_>>())
+        .build()
+        .map_err(|error| Error::TokenizerTraining(error.to_string()))?;
+    tokenizer.with_post_processor(Some(template));
+    tokenizer.to_string(true).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPTIONS: [&str; 4] = ["A red circle.", "a blue square", "two red squares", "a circle and a square"];
+
+    fn trained(model: TokenizerModel) -> String {
+        let captions: Vec<String> = CAPTIONS.iter().cycle().take(40).map(ToString::to_string).collect();
+        train_tokenizer(&captions, TokenizerTraining { model, vocab_size: 60, lowercase: true }).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<i64> {
+        Vec::try_from(tensor.to_kind(tch::Kind::Int64).view([-1])).unwrap()
+    }
+
+    #[test]
+    fn trained_tokenizers_are_usable_and_bpe_is_deterministic() {
+        for model in [TokenizerModel::Unigram, TokenizerModel::Bpe] {
+            let json = trained(model);
+            assert!(model == TokenizerModel::Unigram || json == trained(model));
+            let tokenizer = TextTokenizer::from_bytes(json.as_bytes(), 16).unwrap();
+            assert!(tokenizer.vocab_size() <= 60);
+            let pieces = tokenizer.pieces("a Red circle");
+            assert_eq!((pieces[0].as_str(), pieces.last().unwrap().as_str()), ("[BOS]", "[EOS]"));
+            assert_eq!(pieces[1..pieces.len() - 1].concat(), "▁a▁red▁circle");
+            assert!(tokenizer.pieces("中 circle").contains(&"[UNK]".to_owned()));
+        }
+    }
+
+    #[test]
+    fn batches_are_padded_and_specials_are_told_apart() {
+        let tokenizer = TextTokenizer::from_bytes(trained(TokenizerModel::Unigram).as_bytes(), 16).unwrap();
+        let batch = tokenizer.tokenize(&["a red circle", ""]);
+        let length = batch.ids_bl.size()[1] as usize;
+        let (mask, content) = (values(&batch.mask_bl), values(&batch.content_bl));
+        assert_eq!(mask[..length], vec![1; length]);
+        assert_eq!((content[0], content[1], content[length - 1]), (0, 1, 0));
+        // The empty text is BOS, EOS and padding.
+        assert_eq!((mask[length..].iter().sum::<i64>(), content[length..].iter().sum::<i64>()), (2, 0));
+        assert_eq!(values(&batch.ids_bl)[length + 2], 0);
+    }
+
+    #[test]
+    fn long_texts_are_cut_with_the_end_token_kept() {
+        let tokenizer = TextTokenizer::from_bytes(trained(TokenizerModel::Bpe).as_bytes(), 5).unwrap();
+        let pieces = tokenizer.pieces(&"red circle ".repeat(9));
+        assert_eq!((pieces.len(), pieces[4].as_str()), (5, "[EOS]"));
+    }
+
+    #[test]
+    fn unusable_files_say_why() {
+        let reason = TextTokenizer::from_bytes(b"{}", 5).err().unwrap();
+        assert!(reason.contains("not a Hugging Face tokenizer.json"));
+        let unpadded = trained(TokenizerModel::Bpe).replace("[PAD]", "[NOT]");
+        assert!(TextTokenizer::from_bytes(unpadded.as_bytes(), 5).err().unwrap().contains("no padding token"));
+        let nothing = train_tokenizer(&[" ".into()], TokenizerTraining {
+            model: TokenizerModel::Unigram,
+            vocab_size: 60,
+            lowercase: true,
+        });
+        assert!(nothing.is_err());
+    }
+}

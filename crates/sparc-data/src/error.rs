@@ -43,7 +43,9 @@ pub enum Error {
     #[error("training a tokenizer: {0}")]
     TokenizerTraining(String),
     /// A resumed epoch that is shorter than the position to resume at.
-    #[error("cannot resume at sample {position} of epoch {epoch}: the data now has {available} samples; resume with the shards the run was started with")]
+    #[error(
+        "cannot resume at sample {position} of epoch {epoch}: the data now has {available} samples; resume with the shards the run was started with"
+    )]
     Resume {
         /// The epoch.
         epoch: u64,

@@ -81,8 +81,7 @@ fn annotate(
     // No randomness is asked for, so the generator draws nothing.
     let mut generator = ChaCha8Rng::seed_from_u64(0);
     let frame = Frame::choose(image.dimensions(), resize, Augmentation::NONE, false, &mut generator);
-    let pixels =
-        frame.pixels(&image, image_size).map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
+    let pixels = frame.pixels(&image, image_size).map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
     let regions = record.regions.map(|regions| {
         valid_regions(sample, regions, skips)
             .into_iter()

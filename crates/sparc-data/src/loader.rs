@@ -121,12 +121,18 @@ impl Loader {
         };
         {
             let config = config.clone();
-            spawn("sparc-reader".into(), Box::new(move || Reader { config, tickets, jobs: job_sender, number: 0 }.run(state)));
+            spawn(
+                "sparc-reader".into(),
+                Box::new(move || Reader { config, tickets, jobs: job_sender, number: 0 }.run(state)),
+            );
         }
         for index in 0..workers {
             let (config, tokenizer) = (config.clone(), tokenizer.clone());
             let (jobs, done_sender) = (jobs.clone(), done_sender.clone());
-            spawn(format!("sparc-worker-{index}"), Box::new(move || work(&config.preparation, &tokenizer, &jobs, &done_sender)));
+            spawn(
+                format!("sparc-worker-{index}"),
+                Box::new(move || work(&config.preparation, &tokenizer, &jobs, &done_sender)),
+            );
         }
         drop((jobs, done_sender));
         {
@@ -317,7 +323,8 @@ impl Collator {
                     }
                     Outcome::EpochEnds { whole } => {
                         samples.clear();
-                        let (batches, usable) = (std::mem::take(&mut batches_of_epoch), std::mem::take(&mut usable_of_epoch));
+                        let (batches, usable) =
+                            (std::mem::take(&mut batches_of_epoch), std::mem::take(&mut usable_of_epoch));
                         if batches > 0 || !whole {
                             continue;
                         }
@@ -337,8 +344,12 @@ impl Collator {
     fn too_many_skipped(&self, seen: u64) -> Option<Error> {
         let skips = lock(&self.skips);
         let (skipped, allowed) = (skips.samples(), self.config.max_skipped_share);
-        (seen >= Self::GRACE && skipped as f64 > allowed * seen as f64)
-            .then(|| Error::TooManySkipped { skipped, seen, allowed, skips: skips.clone() })
+        (seen >= Self::GRACE && skipped as f64 > allowed * seen as f64).then(|| Error::TooManySkipped {
+            skipped,
+            seen,
+            allowed,
+            skips: skips.clone(),
+        })
     }
 
     fn collate(&self, samples: Vec<PreparedSample>) -> Batch {

@@ -23,7 +23,9 @@ fn png(shade: u8) -> Vec<u8> {
 type Members = Vec<(&'static str, Vec<u8>)>;
 
 fn good(index: usize) -> Members {
-    let json = format!(r#"{{"captions": ["first {index}", "second {index}"], "regions": [{{"box": [0.1, 0.1, 0.6, 0.9], "text": "thing {index}"}}]}}"#);
+    let json = format!(
+        r#"{{"captions": ["first {index}", "second {index}"], "regions": [{{"box": [0.1, 0.1, 0.6, 0.9], "text": "thing {index}"}}]}}"#
+    );
     vec![("png", png(index as u8)), ("json", json.into_bytes())]
 }
 
@@ -41,7 +43,8 @@ fn write(path: &Path, samples: &[(String, Members)]) {
 }
 
 fn tokenizer() -> TextTokenizer {
-    let captions = (0..60).flat_map(|i| [format!("first {i}"), format!("second {i}"), format!("thing {i}")]).collect::<Vec<_>>();
+    let captions =
+        (0..60).flat_map(|i| [format!("first {i}"), format!("second {i}"), format!("thing {i}")]).collect::<Vec<_>>();
     let training = TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 90, lowercase: true };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), train_tokenizer(&captions, training).unwrap()).unwrap();
@@ -56,9 +59,8 @@ struct Data {
 /// Three shards of ten samples, unless others are given.
 fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
     let folder = tempfile::tempdir().unwrap();
-    let shards = shards.unwrap_or_else(|| {
-        (0..3).map(|s| (0..10).map(|i| (format!("k{s}{i}"), good(s * 10 + i))).collect()).collect()
-    });
+    let shards = shards
+        .unwrap_or_else(|| (0..3).map(|s| (0..10).map(|i| (format!("k{s}{i}"), good(s * 10 + i))).collect()).collect());
     let paths = shards
         .iter()
         .enumerate()
@@ -90,13 +92,20 @@ fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
 
 /// Keys, a digest of everything random, and the state after each of `n` batches.
 fn batches(config: &LoaderConfig, state: LoaderState, n: usize) -> Vec<(Vec<String>, String, LoaderState)> {
-    let digest = |tensor: &Tensor| format!("{:.6}", sparc_testing::values(tensor).iter().enumerate().map(|(i, v)| v * (i as f64 + 1.0).sqrt()).sum::<f64>());
+    let digest = |tensor: &Tensor| {
+        format!(
+            "{:.6}",
+            sparc_testing::values(tensor).iter().enumerate().map(|(i, v)| v * (i as f64 + 1.0).sqrt()).sum::<f64>()
+        )
+    };
     Loader::start(config.clone(), tokenizer(), state)
         .take(n)
         .map(|loaded| {
             let LoadedBatch { batch, state } = loaded.unwrap();
             let regions = batch.regions.as_ref().unwrap();
-            let digest = [&batch.images_bchw, &batch.text.ids_bl, &regions.boxes_bm4, &regions.text.ids_bl].map(digest).join(" ");
+            let digest = [&batch.images_bchw, &batch.text.ids_bl, &regions.boxes_bm4, &regions.text.ids_bl]
+                .map(digest)
+                .join(" ");
             (batch.keys, digest, state)
         })
         .collect()
@@ -144,7 +153,13 @@ fn bad_samples_are_skipped_and_counted() {
         ("blank", vec![("png", png(0)), ("txt", b" \n ".to_vec())]),
         ("latin1", vec![("png", png(0)), ("txt", b"caf\xe9".to_vec())]),
         ("json", vec![("png", png(0)), ("json", b"{".to_vec())]),
-        ("nan", vec![("png", png(0)), ("json", br#"{"captions":["a"],"regions":[{"box":[0,0,1,null],"text":"x"}]}"#.to_vec())]),
+        (
+            "nan",
+            vec![
+                ("png", png(0)),
+                ("json", br#"{"captions":["a"],"regions":[{"box":[0,0,1,null],"text":"x"}]}"#.to_vec()),
+            ],
+        ),
     ];
     let outside = br#"{"captions": ["a"], "regions": [{"box": [0.2, 0.2, 1.7, 0.9], "text": "x"}, {"box": [0, 0, 1, 1], "text": " "}]}"#;
     let mut samples: Vec<(String, Members)> = bad.into_iter().map(|(key, members)| (key.into(), members)).collect();

@@ -85,9 +85,12 @@ pub fn resize(source: &image::RgbImage, crop: CropBox, size: u32) -> Result<Vec<
     let view = fast_image_resize::images::ImageRef::new(width, height, source.as_raw(), PixelType::U8x3)
         .map_err(|error| error.to_string())?;
     let mut target = Image::new(size, size, PixelType::U8x3);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
-        .crop(crop.left, crop.top, crop.width, crop.height);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).crop(
+        crop.left,
+        crop.top,
+        crop.width,
+        crop.height,
+    );
     Resizer::new().resize(&view, &mut target, &options).map_err(|error| error.to_string())?;
     Ok(target.into_vec())
 }

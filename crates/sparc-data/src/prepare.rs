@@ -67,8 +67,10 @@ pub fn prepare(
     tokenizer: &TextTokenizer,
     skips: &mut Vec<Skip>,
 ) -> Result<PreparedSample, Skip> {
-    let mut generator =
-        ChaCha8Rng::seed_from_u64(seed::derive(preparation.seed, &[b"sample", &epoch.to_le_bytes(), sample.key.as_bytes()]));
+    let mut generator = ChaCha8Rng::seed_from_u64(seed::derive(
+        preparation.seed,
+        &[b"sample", &epoch.to_le_bytes(), sample.key.as_bytes()],
+    ));
     let record = read_record(sample)?;
     let captions = read_captions(sample, &record)?;
     let caption = match preparation.captions {
@@ -85,9 +87,8 @@ pub fn prepare(
     let may_flip = survives_mirroring(caption) && regions.iter().all(|region| survives_mirroring(&region.text));
     let frame =
         Frame::choose(image.dimensions(), preparation.resize, preparation.augmentation, may_flip, &mut generator);
-    let pixels = frame
-        .pixels(&image, preparation.image_size)
-        .map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
+    let pixels =
+        frame.pixels(&image, preparation.image_size).map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
     let mut regions: Vec<_> = regions
         .into_iter()
         .filter_map(|region| Some((frame.map_box(region.box_xyxy, MIN_VISIBLE)?, region.text)))
@@ -112,8 +113,7 @@ pub(crate) fn read_record(sample: &RawSample) -> Result<RecordJson, Skip> {
         return Ok(RecordJson::default());
     };
     serde_json::from_slice(bytes).map_err(|error| {
-        let reason =
-            if std::str::from_utf8(bytes).is_err() { SkipReason::CaptionNotUtf8 } else { SkipReason::BadJson };
+        let reason = if std::str::from_utf8(bytes).is_err() { SkipReason::CaptionNotUtf8 } else { SkipReason::BadJson };
         sample.skip(reason, format!("the .json member: {error}"))
     })
 }
@@ -137,7 +137,8 @@ pub(crate) fn decode_image(sample: &RawSample) -> Result<image::RgbImage, Skip> 
         .iter()
         .find_map(|&extension| sample.members.get(extension).map(|bytes| (extension, bytes)))
         .ok_or_else(|| sample.skip(SkipReason::NoImage, "no .jpg, .jpeg, .png or .webp member"))?;
-    decode_rgb(bytes).map_err(|reason| sample.skip(SkipReason::ImageDecode, format!("the .{extension} member: {reason}")))
+    decode_rgb(bytes)
+        .map_err(|reason| sample.skip(SkipReason::ImageDecode, format!("the .{extension} member: {reason}")))
 }
 
 /// Regions with a phrase and a box inside the image; the others are reported.

@@ -78,10 +78,7 @@ impl ShardWriter {
     ///
     /// When `samples_per_shard` is zero, `split` is not a plain file name, or the folder cannot be made.
     pub fn new(folder: &Path, split: &str, samples_per_shard: usize) -> Result<Self, Error> {
-        let invalid = |problem: String| Error::Invalid {
-            path: folder.to_owned(),
-            problem,
-        };
+        let invalid = |problem: String| Error::Invalid { path: folder.to_owned(), problem };
         if samples_per_shard == 0 {
             return Err(invalid("a shard must hold at least one sample".into()));
         }
@@ -154,22 +151,12 @@ impl ShardWriter {
         })?;
         // A fixed time makes equal samples into equal files.
         let tar = tar.with_mtime(Some(0));
-        Ok(OpenShard {
-            tar,
-            file,
-            temporary,
-            n_samples: 0,
-        })
+        Ok(OpenShard { tar, file, temporary, n_samples: 0 })
     }
 
     /// Ends the archive (its writer's `Drop` would only log an error), syncs it and names it.
     fn complete(&mut self, shard: OpenShard) -> Result<(), Error> {
-        let OpenShard {
-            tar,
-            file,
-            temporary,
-            ..
-        } = shard;
+        let OpenShard { tar, file, temporary, .. } = shard;
         let name = Self::shard_name(&self.split, self.finished.len());
         let path = self.folder.join(name);
         let ended = tar.close().map_err(|source| Error::Tar {
@@ -210,12 +197,10 @@ pub fn write_file_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
-    let written = File::create(&temporary)
-        .map_err(at("create", &temporary))
-        .and_then(|mut file| {
-            file.write_all(bytes).map_err(at("write", &temporary))?;
-            publish(&file, &temporary, path)
-        });
+    let written = File::create(&temporary).map_err(at("create", &temporary)).and_then(|mut file| {
+        file.write_all(bytes).map_err(at("write", &temporary))?;
+        publish(&file, &temporary, path)
+    });
     if written.is_err() {
         discard_file(&temporary);
     }
@@ -229,14 +214,8 @@ fn publish(file: &File, temporary: &Path, path: &Path) -> Result<(), Error> {
     // Folders can be opened and synced on Unix only; elsewhere the rename is as durable as it gets.
     #[cfg(unix)]
     if let Some(folder) = path.parent() {
-        let folder = if folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            folder
-        };
-        File::open(folder)
-            .and_then(|handle| handle.sync_all())
-            .map_err(at("sync the folder", folder))?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        File::open(folder).and_then(|handle| handle.sync_all()).map_err(at("sync the folder", folder))?;
     }
     Ok(())
 }
@@ -252,11 +231,7 @@ fn discard_file(path: &Path) {
 
 fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::Io { action, path, source }
 }
 
 #[cfg(test)]
@@ -271,10 +246,8 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

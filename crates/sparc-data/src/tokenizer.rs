@@ -53,8 +53,11 @@ impl TextTokenizer {
     }
 
     fn from_bytes(bytes: &[u8], context_length: usize) -> Result<TextTokenizer, String> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| format!("not a Hugging Face tokenizer.json: {error}"))?;
+        // Parsed from a string and not from bytes: the library's generic readers would be compiled
+        // into this crate, which takes a minute.
+        let text = std::str::from_utf8(bytes).map_err(|error| format!("not a text file: {error}"))?;
+        let mut inner: tokenizers::Tokenizer =
+            text.parse().map_err(|error| format!("not a Hugging Face tokenizer.json: {error}"))?;
         let padding_id = PAD_NAMES
             .iter()
             .find_map(|name| inner.token_to_id(name))
@@ -155,10 +158,7 @@ pub struct TokenizerTraining {
 /// # Errors
 ///
 /// No captions, or what the trainer said.
-pub fn train_tokenizer(
-    captions: &[String],
-    training: TokenizerTraining,
-) -> Result<String, Error> {
+pub fn train_tokenizer(captions: &[String], training: TokenizerTraining) -> Result<String, Error> {
     if captions.iter().all(|caption| caption.trim().is_empty()) {
         // The trainers index into an empty list.
         return Err(Error::TokenizerTraining("there are no captions to learn from".into()));
@@ -264,11 +264,10 @@ mod tests {
         assert!(reason.contains("not a Hugging Face tokenizer.json"));
         let unpadded = trained(TokenizerModel::Bpe).replace("[PAD]", "[NOT]");
         assert!(TextTokenizer::from_bytes(unpadded.as_bytes(), 5).err().unwrap().contains("no padding token"));
-        let nothing = train_tokenizer(&[" ".into()], TokenizerTraining {
-            model: TokenizerModel::Unigram,
-            vocab_size: 60,
-            lowercase: true,
-        });
+        let nothing = train_tokenizer(
+            &[" ".into()],
+            TokenizerTraining { model: TokenizerModel::Unigram, vocab_size: 60, lowercase: true },
+        );
         assert!(nothing.is_err());
     }
 }

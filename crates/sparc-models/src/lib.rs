@@ -12,5 +12,5 @@ pub mod text;
 pub mod vit;
 pub mod weights;
 
-pub use parameters::{Init, ParameterBuilder, Parameters};
+pub use parameters::{Init, ParameterBuilder, Parameters, differences};
 pub use size::{ModelSize, TowerShape};

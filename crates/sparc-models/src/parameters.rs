@@ -80,22 +80,16 @@ pub fn differences(expected: &BTreeMap<String, Tensor>, source: &BTreeMap<String
     for (name, tensor) in expected {
         match source.get(name) {
             None => found.push(format!("missing: {name} {:?}", tensor.size())),
-            Some(other) if other.size() != tensor.size() => found.push(format!(
-                "shape: {name} is {:?} in the file, {:?} in the model",
-                other.size(),
-                tensor.size()
-            )),
-            Some(other) if other.kind() != tensor.kind() => found.push(format!(
-                "kind: {name} is {:?} in the file, {:?} in the model",
-                other.kind(),
-                tensor.kind()
-            )),
+            Some(other) if other.size() != tensor.size() => {
+                found.push(format!("shape: {name} is {:?} in the file, {:?} in the model", other.size(), tensor.size()))
+            }
+            Some(other) if other.kind() != tensor.kind() => {
+                found.push(format!("kind: {name} is {:?} in the file, {:?} in the model", other.kind(), tensor.kind()))
+            }
             Some(_) => {}
         }
     }
-    found.extend(
-        source.keys().filter(|name| !expected.contains_key(*name)).map(|name| format!("unknown: {name}")),
-    );
+    found.extend(source.keys().filter(|name| !expected.contains_key(*name)).map(|name| format!("unknown: {name}")));
     found
 }
 
@@ -128,7 +122,6 @@ impl ParameterBuilder {
     /// If the name is taken.
     pub fn create(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let name = self.name(name);
-        let options = (self.kind, self.device);
         let values = |draw: &mut dyn FnMut(&mut ChaCha8Rng) -> f64| {
             let mut generator = ChaCha8Rng::seed_from_u64(seed::derive(self.seed, &[b"parameter", name.as_bytes()]));
             let values: Vec<f64> = (0..shape.iter().product()).map(|_| draw(&mut generator)).collect();

@@ -111,9 +111,7 @@ impl Vit {
             ImagePool::Average => {
                 TowerOutput { pooled_bw: x.mean_dim([1i64].as_slice(), false, None::<Kind>), patches_bpw: x }
             }
-            ImagePool::Cls => {
-                TowerOutput { pooled_bw: x.select(1, 0), patches_bpw: x.narrow(1, 1, x.size()[1] - 1) }
-            }
+            ImagePool::Cls => TowerOutput { pooled_bw: x.select(1, 0), patches_bpw: x.narrow(1, 1, x.size()[1] - 1) },
         }
     }
 
@@ -126,9 +124,10 @@ impl Vit {
             "images must be [B, 3, {expected}, {expected}], got {size:?}"
         );
         let grid = self.config.grid();
-        images_bchw
-            .view([size[0], 3, grid.height, side, grid.width, side])
-            .permute([0, 2, 4, 1, 3, 5])
-            .reshape([size[0], grid.len(), 3 * side * side])
+        images_bchw.view([size[0], 3, grid.height, side, grid.width, side]).permute([0, 2, 4, 1, 3, 5]).reshape([
+            size[0],
+            grid.len(),
+            3 * side * side,
+        ])
     }
 }

@@ -17,9 +17,8 @@ pub fn random(shape: &[i64], seed: i64) -> Tensor {
     for _ in 0..8 {
         uniform();
     }
-    let values: Vec<f64> = (0..count)
-        .map(|_| (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos())
-        .collect();
+    let values: Vec<f64> =
+        (0..count).map(|_| (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()).collect();
     Tensor::from_slice(&values).reshape(shape)
 }
 

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn misfits_are_errors_not_crashes() {
-        let (a, b) = (Tensor::zeros([2], (Kind::Float, tch::Device::Cpu)), Tensor::zeros([3], (Kind::Float, tch::Device::Cpu)));
+        let (a, b) =
+            (Tensor::zeros([2], (Kind::Float, tch::Device::Cpu)), Tensor::zeros([3], (Kind::Float, tch::Device::Cpu)));
         let error = fused_adamw(&[&a], &[], &[&a], &[&a], &[&a], STEP).unwrap_err();
         assert_eq!(error.to_string(), "gradients: expected 1 tensors, got 0");
         assert!(matches!(fused_adamw(&[&a], &[&b], &[&a], &[&a], &[&a], STEP), Err(Error::LibTorch(_))));

@@ -49,25 +49,15 @@ pub fn ci(workspace: &Workspace) -> Result<bool, String> {
         command.args(arguments.split(' '));
         command
     };
-    let passes = |mut command: Command| {
-        process::run(&mut command)
-            .inspect_err(|message| eprintln!("error: {message}"))
-            .is_ok()
-    };
+    let passes =
+        |mut command: Command| process::run(&mut command).inspect_err(|message| eprintln!("error: {message}")).is_ok();
     // Clippy and rustdoc in release too: they run the build scripts of what they depend on, and share those
     // of the tests.
     let mut docs = cargo("doc --workspace --no-deps --release");
-    docs.env(
-        "RUSTDOCFLAGS",
-        "-D warnings -D rustdoc::broken_intra_doc_links",
-    );
+    docs.env("RUSTDOCFLAGS", "-D warnings -D rustdoc::broken_intra_doc_links");
     let outcomes = [
         timed("fmt", || passes(cargo("fmt --all --check"))),
-        timed("clippy", || {
-            passes(cargo(
-                "clippy --workspace --all-targets --release -- -D warnings",
-            ))
-        }),
+        timed("clippy", || passes(cargo("clippy --workspace --all-targets --release -- -D warnings"))),
         timed("doc", || passes(docs)),
         timed("test", || run_tests(workspace, &[]).is_ok()),
         timed("tidy", || {
@@ -85,28 +75,16 @@ fn timed(name: &'static str, check: impl FnOnce() -> bool) -> Outcome {
     println!("== {name}");
     let start = Instant::now();
     let passed = check();
-    Outcome {
-        name,
-        passed,
-        took: start.elapsed(),
-    }
+    Outcome { name, passed, took: start.elapsed() }
 }
 
 fn summary(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for outcome in outcomes {
         let verdict = if outcome.passed { "ok" } else { "FAILED" };
-        text.push_str(&format!(
-            "{:<8} {verdict:<8} {}\n",
-            outcome.name,
-            process::human(outcome.took)
-        ));
+        text.push_str(&format!("{:<8} {verdict:<8} {}\n", outcome.name, process::human(outcome.took)));
     }
-    let failed: Vec<&str> = outcomes
-        .iter()
-        .filter(|outcome| !outcome.passed)
-        .map(|outcome| outcome.name)
-        .collect();
+    let failed: Vec<&str> = outcomes.iter().filter(|outcome| !outcome.passed).map(|outcome| outcome.name).collect();
     if failed.is_empty() {
         text.push_str("ci: all passed\n");
     } else {
@@ -121,19 +99,9 @@ mod tests {
 
     #[test]
     fn summary_names_what_failed() {
-        let outcome = |name, passed| Outcome {
-            name,
-            passed,
-            took: Duration::from_secs(2),
-        };
-        assert!(
-            summary(&[outcome("fmt", true), outcome("doc", true)]).ends_with("ci: all passed\n")
-        );
-        let text = summary(&[
-            outcome("fmt", false),
-            outcome("doc", true),
-            outcome("tidy", false),
-        ]);
+        let outcome = |name, passed| Outcome { name, passed, took: Duration::from_secs(2) };
+        assert!(summary(&[outcome("fmt", true), outcome("doc", true)]).ends_with("ci: all passed\n"));
+        let text = summary(&[outcome("fmt", false), outcome("doc", true), outcome("tidy", false)]);
         assert!(text.contains("fmt      FAILED   2.0 s\n"), "{text}");
         assert!(text.ends_with("ci: failed: fmt, tidy\n"), "{text}");
     }

@@ -28,8 +28,7 @@ pub fn demo(workspace: &Workspace) -> Result<(), String> {
     let mut build = workspace.cargo();
     build.args(["build", "--release", "-p", "sparc-train"]);
     announce(start, "cargo build --release -p sparc-train");
-    process::run(&mut build)
-        .map_err(|_| "the build failed; the compiler's message is above".to_owned())?;
+    process::run(&mut build).map_err(|_| "the build failed; the compiler's message is above".to_owned())?;
     let sparc = workspace.target_folder()?.join("release").join("sparc");
     if !sparc.is_file() {
         return Err(format!(
@@ -43,9 +42,7 @@ pub fn demo(workspace: &Workspace) -> Result<(), String> {
         announce(start, &line);
         let mut step = Command::new(&sparc);
         step.args(&arguments).current_dir(&workspace.root);
-        let status = step
-            .status()
-            .map_err(|error| format!("{} could not be started: {error}", sparc.display()))?;
+        let status = step.status().map_err(|error| format!("{} could not be started: {error}", sparc.display()))?;
         if !status.success() {
             return Err(format!("`{line}` failed ({status}); its message is above"));
         }
@@ -57,11 +54,7 @@ pub fn demo(workspace: &Workspace) -> Result<(), String> {
 }
 
 fn check_written(report: &Path) -> Result<(), String> {
-    if report.is_file() {
-        Ok(())
-    } else {
-        Err(format!("`sparc report` wrote no {}", report.display()))
-    }
+    if report.is_file() { Ok(()) } else { Err(format!("`sparc report` wrote no {}", report.display())) }
 }
 
 fn announce(start: Instant, line: &str) {
@@ -71,24 +64,13 @@ fn announce(start: Instant, line: &str) {
 /// The calls of the binary, in order. Patterns with `*` are the binary's to expand: there is no shell between.
 fn steps(started: u64) -> Vec<Vec<String>> {
     let mut steps = vec![
-        format!(
-            "shards synth --out {FOLDER}/data --train 8000 --val 400 --test 400 --seed 0 --if-missing"
-        ),
-        format!(
-            "tokenizer train --data {FOLDER}/data/train-*.tar --out {FOLDER}/tokenizer.json --vocab-size 512"
-        ),
+        format!("shards synth --out {FOLDER}/data --train 8000 --val 400 --test 400 --seed 0 --if-missing"),
+        format!("tokenizer train --data {FOLDER}/data/train-*.tar --out {FOLDER}/tokenizer.json --vocab-size 512"),
     ];
     steps.extend(METHODS.map(|method| format!("train configs/{method}/demo.yaml --overwrite")));
-    let runs: String = METHODS
-        .map(|method| format!("--run {method}={FOLDER}/{method} "))
-        .concat();
-    steps.push(format!(
-        "report {runs}--data {FOLDER}/data/test-*.tar --out {FOLDER} --started {started}"
-    ));
-    steps
-        .iter()
-        .map(|step| step.split(' ').map(str::to_owned).collect())
-        .collect()
+    let runs: String = METHODS.map(|method| format!("--run {method}={FOLDER}/{method} ")).concat();
+    steps.push(format!("report {runs}--data {FOLDER}/data/test-*.tar --out {FOLDER} --started {started}"));
+    steps.iter().map(|step| step.split(' ').map(str::to_owned).collect()).collect()
 }
 
 #[cfg(test)]
@@ -97,10 +79,7 @@ mod tests {
 
     #[test]
     fn steps_come_in_order_and_keep_their_patterns() {
-        let lines: Vec<String> = steps(17)
-            .iter()
-            .map(|arguments| arguments.join(" "))
-            .collect();
+        let lines: Vec<String> = steps(17).iter().map(|arguments| arguments.join(" ")).collect();
         assert_eq!(
             lines,
             [
@@ -112,11 +91,6 @@ mod tests {
                  --out runs/demo --started 17",
             ]
         );
-        assert!(
-            steps(17)
-                .iter()
-                .flatten()
-                .all(|argument| !argument.is_empty())
-        );
+        assert!(steps(17).iter().flatten().all(|argument| !argument.is_empty()));
     }
 }

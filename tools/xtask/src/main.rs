@@ -48,23 +48,17 @@ fn parse(arguments: &[String]) -> Result<Command, String> {
     };
     let plain = |command: Command| match rest.first() {
         None => Ok(command),
-        Some(extra) => Err(format!(
-            "`{name}` takes no argument, got `{extra}`; see `cargo xtask help`"
-        )),
+        Some(extra) => Err(format!("`{name}` takes no argument, got `{extra}`; see `cargo xtask help`")),
     };
     match name.as_str() {
         "help" | "-h" | "--help" => Ok(Command::Help),
         "setup" => match rest {
             [] => Ok(Command::Setup { into: None }),
-            [flag, folder] if flag == "--into" => Ok(Command::Setup {
-                into: Some(folder.clone()),
-            }),
+            [flag, folder] if flag == "--into" => Ok(Command::Setup { into: Some(folder.clone()) }),
             _ => Err("`setup` takes nothing but `--into DIR`; see `cargo xtask help`".to_owned()),
         },
         "demo" => plain(Command::Demo),
-        "test" => Ok(Command::Test {
-            passed_on: rest.to_vec(),
-        }),
+        "test" => Ok(Command::Test { passed_on: rest.to_vec() }),
         "ci" => plain(Command::Ci),
         "tidy" => plain(Command::Tidy),
         _ => Err(format!("no command `{name}`; see `cargo xtask help`")),
@@ -90,10 +84,8 @@ fn run(arguments: &[String]) -> Result<bool, String> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args_os()
-        .skip(1)
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect();
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -117,17 +109,10 @@ mod tests {
     fn commands_are_recognised() {
         assert_eq!(parsed(""), Ok(Command::Help));
         assert_eq!(parsed("setup"), Ok(Command::Setup { into: None }));
-        assert_eq!(
-            parsed("setup --into x"),
-            Ok(Command::Setup {
-                into: Some("x".to_owned())
-            })
-        );
+        assert_eq!(parsed("setup --into x"), Ok(Command::Setup { into: Some("x".to_owned()) }));
         assert_eq!(
             parsed("test -p a -- b"),
-            Ok(Command::Test {
-                passed_on: ["-p", "a", "--", "b"].map(str::to_owned).to_vec()
-            })
+            Ok(Command::Test { passed_on: ["-p", "a", "--", "b"].map(str::to_owned).to_vec() })
         );
     }
 

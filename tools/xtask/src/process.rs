@@ -10,31 +10,18 @@ const KEPT_LINES: usize = 40;
 
 /// Runs a command whose output goes straight to the user; a bad exit status is an error.
 pub fn run(command: &mut Command) -> Result<(), String> {
-    let status = command
-        .status()
-        .map_err(|error| not_started(command, &error))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("`{}` failed ({status})", shown(command)))
-    }
+    let status = command.status().map_err(|error| not_started(command, &error))?;
+    if status.success() { Ok(()) } else { Err(format!("`{}` failed ({status})", shown(command))) }
 }
 
 /// Runs a command and returns what it wrote to standard output.
 pub fn capture(command: &mut Command) -> Result<String, String> {
-    let output = command
-        .output()
-        .map_err(|error| not_started(command, &error))?;
+    let output = command.output().map_err(|error| not_started(command, &error))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
-    Err(format!(
-        "`{}` failed ({}): {}",
-        shown(command),
-        output.status,
-        complaint.trim()
-    ))
+    Err(format!("`{}` failed ({}): {}", shown(command), output.status, complaint.trim()))
 }
 
 /// Runs a command that shows all its output, and hands back the last lines of its error output if it fails.
@@ -56,10 +43,7 @@ pub fn run_keeping_complaints(command: &mut Command) -> Result<(), Vec<String>> 
     match child.wait() {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => Err(kept.into()),
-        Err(error) => Err(vec![format!(
-            "`{}` could not be waited for: {error}",
-            shown(command)
-        )]),
+        Err(error) => Err(vec![format!("`{}` could not be waited for: {error}", shown(command))]),
     }
 }
 
@@ -74,10 +58,7 @@ pub fn shown(command: &Command) -> String {
 }
 
 fn not_started(command: &Command, error: &io::Error) -> String {
-    format!(
-        "`{}` could not be started: {error}",
-        command.get_program().to_string_lossy()
-    )
+    format!("`{}` could not be started: {error}", command.get_program().to_string_lossy())
 }
 
 /// A duration for people: `4.2 s`, `3 min 05 s`, `1 h 02 min`.
@@ -104,16 +85,12 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let failure = run(&mut Command::new("no-such-program-xtask"));
-        assert!(failure.is_err_and(|message| {
-            message.contains("`no-such-program-xtask` could not be started")
-        }));
+        assert!(failure.is_err_and(|message| { message.contains("`no-such-program-xtask` could not be started") }));
     }
 
     #[test]
     fn complaints_are_kept() {
-        let failure = run_keeping_complaints(
-            Command::new("sh").args(["-c", "echo one >&2; echo two >&2; exit 3"]),
-        );
+        let failure = run_keeping_complaints(Command::new("sh").args(["-c", "echo one >&2; echo two >&2; exit 3"]));
         assert_eq!(failure, Err(vec!["one".to_owned(), "two".to_owned()]));
         assert_eq!(run_keeping_complaints(&mut Command::new("true")), Ok(()));
     }

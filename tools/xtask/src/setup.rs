@@ -39,8 +39,7 @@ pub fn setup(workspace: &Workspace) -> Result<(), String> {
 
 /// Puts LibTorch into any folder, whatever LIBTORCH says: one folder can serve several checkouts.
 pub fn into_folder(folder: &Path) -> Result<(), String> {
-    let folder =
-        std::path::absolute(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let folder = std::path::absolute(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     install(&folder, None)
 }
 
@@ -49,10 +48,7 @@ fn own_line(own: &Chosen) -> String {
         Chosen::Folder { path, version } => {
             format!("LibTorch {version} of your own in {}", path.display())
         }
-        Chosen::Python {
-            interpreter,
-            version,
-        } => format!("LibTorch {version} of the PyTorch of `{interpreter}`"),
+        Chosen::Python { interpreter, version } => format!("LibTorch {version} of the PyTorch of `{interpreter}`"),
     }
 }
 
@@ -74,12 +70,8 @@ fn install(folder: &Path, workspace: Option<&Workspace>) -> Result<(), String> {
     }
     let start = Instant::now();
     machine::check(folder, workspace)?;
-    fs::create_dir_all(folder)
-        .map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
-    println!(
-        "setting up LibTorch {VERSION} in {} (up to 544 MB to fetch)",
-        folder.display()
-    );
+    fs::create_dir_all(folder).map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
+    println!("setting up LibTorch {VERSION} in {} (up to 544 MB to fetch)", folder.display());
     // A second round fetches again what the first found damaged and deleted.
     if !fetch_and_extract(folder)? && !fetch_and_extract(folder)? {
         return Err("a wheel arrived damaged twice; clear pip's cache (`python3 -m pip cache purge`) and run \
@@ -87,11 +79,7 @@ fn install(folder: &Path, workspace: Option<&Workspace>) -> Result<(), String> {
             .to_owned());
     }
     installed::finish(folder)?;
-    println!(
-        "LibTorch {VERSION} is in {} ({})",
-        folder.display(),
-        process::human(start.elapsed())
-    );
+    println!("LibTorch {VERSION} is in {} ({})", folder.display(), process::human(start.elapsed()));
     Ok(())
 }
 

@@ -23,11 +23,7 @@ struct Violation {
 
 impl Violation {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Self { path: path.to_owned(), line, message: message.into() }
     }
 }
 
@@ -46,11 +42,7 @@ pub fn tidy(workspace: &Workspace) -> Result<bool, String> {
     for violation in &violations {
         println!("{violation}");
     }
-    println!(
-        "tidy: {} files, {} violations",
-        files.len(),
-        violations.len()
-    );
+    println!("tidy: {} files, {} violations", files.len(), violations.len());
     Ok(violations.is_empty())
 }
 
@@ -77,28 +69,16 @@ mod tests {
 
     #[test]
     fn violations_print_as_path_line_message() {
-        assert_eq!(
-            Violation::new("a/b.rs", 7, "wrong; do right").to_string(),
-            "a/b.rs:7: wrong; do right"
-        );
+        assert_eq!(Violation::new("a/b.rs", 7, "wrong; do right").to_string(), "a/b.rs:7: wrong; do right");
     }
 
     #[test]
     fn a_small_tidy_tree_passes_every_check() {
         let files = Files::in_memory(&[
             ("Cargo.toml", "[workspace.dependencies]\ntch = \"0.24\"\n"),
-            (
-                "docs/dependencies.md",
-                "# Dependencies\n\n- tch: LibTorch. See [below](#dependencies).\n",
-            ),
-            (
-                "docs/objectives/clip.md",
-                "# CLIP\n\nIn `crates/sparc-core/src/objectives/clip.rs`.\n",
-            ),
-            (
-                "configs/clip/demo.yaml",
-                "# sparc train x\n# Hardware: any\n# Time: 1 s\n# Result: none\na: 1\n",
-            ),
+            ("docs/dependencies.md", "# Dependencies\n\n- tch: LibTorch. See [below](#dependencies).\n"),
+            ("docs/objectives/clip.md", "# CLIP\n\nIn `crates/sparc-core/src/objectives/clip.rs`.\n"),
+            ("configs/clip/demo.yaml", "# sparc train x\n# Hardware: any\n# Time: 1 s\n# Result: none\na: 1\n"),
             (
                 "crates/sparc-core/Cargo.toml",
                 "[package]\nname = \"sparc-core\"\n[dependencies]\nsparc-torch.workspace = true\n",

@@ -56,17 +56,10 @@ impl Workspace {
     /// Where cargo builds: the environment, cargo's configuration or `target`, as cargo itself resolves it.
     pub fn target_folder(&self) -> Result<PathBuf, String> {
         let mut command = self.cargo();
-        command.args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--no-deps",
-            "--offline",
-        ]);
+        command.args(["metadata", "--format-version", "1", "--no-deps", "--offline"]);
         let output = process::capture(&mut command)?;
-        target_directory(&output).ok_or_else(|| {
-            "`cargo metadata` names no target_directory; is cargo older than 1.88?".to_owned()
-        })
+        target_directory(&output)
+            .ok_or_else(|| "`cargo metadata` names no target_directory; is cargo older than 1.88?".to_owned())
     }
 }
 
@@ -112,9 +105,7 @@ mod tests {
 
     #[test]
     fn own_libtorch_is_told_from_the_users() {
-        let workspace = Workspace {
-            root: PathBuf::from("/nowhere/checkout"),
-        };
+        let workspace = Workspace { root: PathBuf::from("/nowhere/checkout") };
         assert!(workspace.is_own_libtorch("/nowhere/checkout/.libtorch".as_ref()));
         assert!(workspace.is_own_libtorch("/nowhere/checkout/.cargo/../.libtorch/".as_ref()));
         assert!(!workspace.is_own_libtorch("/opt/libtorch".as_ref()));
@@ -124,10 +115,7 @@ mod tests {
     #[test]
     fn target_directory_is_read_from_metadata() {
         let metadata = r#"{"packages":[],"target_directory":"/a/b \"c\"","version":1}"#;
-        assert_eq!(
-            target_directory(metadata),
-            Some(PathBuf::from("/a/b \"c\""))
-        );
+        assert_eq!(target_directory(metadata), Some(PathBuf::from("/a/b \"c\"")));
         assert_eq!(target_directory("{}"), None);
         assert_eq!(target_directory(r#"{"target_directory":"/cut"#), None);
     }

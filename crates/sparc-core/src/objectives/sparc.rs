@@ -197,12 +197,7 @@ fn count(mask_bl: &Tensor, reduction: Reduction) -> Tensor {
 /// # Panics
 ///
 /// If shapes disagree.
-pub fn alignment_weights(
-    patches_bpd: &Tensor,
-    tokens_bld: &Tensor,
-    mask_bl: &Tensor,
-    config: &SparcConfig,
-) -> Tensor {
+pub fn alignment_weights(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor, config: &SparcConfig) -> Tensor {
     check_shapes(patches_bpd, tokens_bld, mask_bl);
     let tokens_bld = without_padding(&at_least_f32(tokens_bld), mask_bl);
     weigh(&at_least_f32(patches_bpd), &tokens_bld, config)

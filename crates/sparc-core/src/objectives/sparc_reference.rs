@@ -7,8 +7,7 @@ use crate::objectives::clip::reference::{cosine, log_sum_exp};
 /// Alignment weights of one token over the patches.
 pub fn weights(token: &[f64], patches: &[Vec<f64>], config: &SparcConfig) -> Vec<f64> {
     let n = patches.len() as f64;
-    let similarity: Vec<f64> =
-        patches.iter().map(|patch| patch.iter().zip(token).map(|(a, b)| a * b).sum()).collect();
+    let similarity: Vec<f64> = patches.iter().map(|patch| patch.iter().zip(token).map(|(a, b)| a * b).sum()).collect();
     let max = similarity.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let min = similarity.iter().copied().fold(f64::INFINITY, f64::min);
     let sigma = match config.threshold {

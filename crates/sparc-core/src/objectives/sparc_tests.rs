@@ -158,11 +158,8 @@ fn gradients_have_the_reference_values() {
 }
 
 fn any_config() -> impl Strategy<Value = SparcConfig> {
-    let weights = prop_oneof![
-        Just(AlignmentWeights::Minmax),
-        Just(AlignmentWeights::Softmax),
-        Just(AlignmentWeights::None)
-    ];
+    let weights =
+        prop_oneof![Just(AlignmentWeights::Minmax), Just(AlignmentWeights::Softmax), Just(AlignmentWeights::None)];
     let threshold = prop_oneof![Just(Threshold::InversePatches), (0.0..0.9f64).prop_map(Threshold::Fixed)];
     let reduction = prop_oneof![Just(Reduction::Token), Just(Reduction::Caption)];
     (weights, threshold, reduction).prop_map(|(weights, threshold, reduction)| SparcConfig {
@@ -261,13 +258,8 @@ fn edge_cases_are_finite_with_finite_gradients() {
                 let patches = patches.detach().copy().set_requires_grad(true);
                 let tokens = random(&[2, 4, 3], 2).to_kind(kind).set_requires_grad(true);
                 let scale = Tensor::from(100.0).to_kind(kind).set_requires_grad(true);
-                let value = local(
-                    &patches,
-                    &tokens,
-                    &mask_of(&lengths, 4),
-                    &scale,
-                    &SparcConfig { reduction, ..config() },
-                );
+                let value =
+                    local(&patches, &tokens, &mask_of(&lengths, 4), &scale, &SparcConfig { reduction, ..config() });
                 value.backward();
                 for tensor in [&value, &patches.grad(), &tokens.grad(), &scale.grad()] {
                     assert!(tensor.isfinite().all().int64_value(&[]) == 1, "{name}, {kind:?}: {tensor}");
@@ -280,7 +272,8 @@ fn edge_cases_are_finite_with_finite_gradients() {
 #[test]
 fn all_but_equal_patches_in_f32_are_grouped_equally() {
     // Rounding noise in otherwise equal similarities must not be blown up to weights of 0 and 1.
-    let patches = (Tensor::ones([1, 6, 8], tch::kind::FLOAT_CPU) + random(&[1, 6, 8], 3).to_kind(Kind::Float) * 1e-8) * 100.0;
+    let patches =
+        (Tensor::ones([1, 6, 8], tch::kind::FLOAT_CPU) + random(&[1, 6, 8], 3).to_kind(Kind::Float) * 1e-8) * 100.0;
     let tokens = random(&[1, 2, 8], 4).to_kind(Kind::Float);
     let weights = alignment_weights(&patches, &tokens, &mask_of(&[2], 2), &config());
     assert!(scalar(&(weights - 1.0 / 6.0).abs().max()) < 1e-6);

@@ -33,7 +33,8 @@ impl SelfAttention {
     /// `[B, L, W]` → `[B, L, W]`; `mask` is what [`key_mask`] gives, or none.
     pub fn forward(&self, x_blw: &Tensor, mask: Option<&Tensor>) -> Tensor {
         let (b, l, w) = x_blw.size3().expect("attention input is [B, L, W]");
-        let heads = self.query_key_value.forward(x_blw).view([b, l, 3, self.heads, w / self.heads]).permute([2, 0, 3, 1, 4]);
+        let heads =
+            self.query_key_value.forward(x_blw).view([b, l, 3, self.heads, w / self.heads]).permute([2, 0, 3, 1, 4]);
         let (query, key, value) = (heads.get(0), heads.get(1), heads.get(2));
         let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false);
         self.output.forward(&mixed.transpose(1, 2).reshape([b, l, w]))

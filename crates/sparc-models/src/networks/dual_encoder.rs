@@ -114,7 +114,8 @@ impl DualEncoder {
             let deviation = (width as f64).powf(-0.5);
             Linear::new(&builder.under(name), width, config.embed_dim, config.adapter_bias, Init::Normal(deviation))
         };
-        let (image_adapter, text_adapter) = (adapter("image_adapter", image_width), adapter("text_adapter", text_width));
+        let (image_adapter, text_adapter) =
+            (adapter("image_adapter", image_width), adapter("text_adapter", text_width));
         let scale = |name: &str| builder.create(name, &[], Init::Constant(config.logit_scale_init.ln()));
         let log_scale = scale(Self::LOGIT_SCALE);
         let local_log_scale = config.local_logit_scale.then(|| scale(Self::LOCAL_LOGIT_SCALE));

@@ -14,10 +14,7 @@ pub enum Chosen {
     /// LIBTORCH names it.
     Folder { path: PathBuf, version: String },
     /// LIBTORCH_USE_PYTORCH is set.
-    Python {
-        interpreter: &'static str,
-        version: String,
-    },
+    Python { interpreter: &'static str, version: String },
 }
 
 /// What the environment chooses, checked; `None` where it leaves the choice to us.
@@ -26,11 +23,7 @@ pub fn chosen(workspace: &Workspace) -> Result<Option<Chosen>, String> {
     // torch-sys asks only whether the variable exists, so `LIBTORCH_USE_PYTORCH=0` switches it on as well.
     if is_set("LIBTORCH_USE_PYTORCH") {
         // torch-sys picks the interpreter by the same rule.
-        let interpreter = if is_set("VIRTUAL_ENV") {
-            "python"
-        } else {
-            "python3"
-        };
+        let interpreter = if is_set("VIRTUAL_ENV") { "python" } else { "python3" };
         return python(interpreter, is_set("LIBTORCH_BYPASS_VERSION_CHECK")).map(Some);
     }
     match users_value(std::env::var_os("LIBTORCH"), workspace) {
@@ -49,9 +42,7 @@ fn folder(path: &Path, bypass: bool) -> Result<Chosen, String> {
     if !path.is_absolute() {
         // Build scripts run in their package's folder, where a relative path leads nowhere.
         let shown = path.display();
-        return Err(format!(
-            "LIBTORCH is `{shown}`, which is no absolute path; write it in full, {remedy}"
-        ));
+        return Err(format!("LIBTORCH is `{shown}`, which is no absolute path; write it in full, {remedy}"));
     }
     let Some(version) = version_in(path) else {
         return Err(format!(
@@ -73,10 +64,7 @@ fn folder(path: &Path, bypass: bool) -> Result<Chosen, String> {
             path.display()
         ));
     }
-    Ok(Chosen::Folder {
-        path: path.to_path_buf(),
-        version,
-    })
+    Ok(Chosen::Folder { path: path.to_path_buf(), version })
 }
 
 /// The version a LibTorch folder states: `build-version` of the archives, `version.py` of the wheels.
@@ -89,9 +77,7 @@ fn version_in(path: &Path) -> Option<String> {
 
 /// The string after `__version__ =` in a wheel's `version.py`.
 fn version_of_python_file(text: &str) -> Option<String> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("__version__"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("__version__"))?;
     line.split(['\'', '"']).nth(1).map(str::to_owned)
 }
 
@@ -107,13 +93,9 @@ fn python(interpreter: &'static str, bypass: bool) -> Result<Chosen, String> {
         "install it with `{interpreter} -m pip install torch=={VERSION}`, or unset LIBTORCH_USE_PYTORCH to use the \
          LibTorch of `cargo xtask setup`"
     );
-    let output = Command::new(interpreter)
-        .args(["-c", "import torch; print(torch.__version__)"])
-        .output();
+    let output = Command::new(interpreter).args(["-c", "import torch; print(torch.__version__)"]).output();
     let Some(output) = output.ok().filter(|output| output.status.success()) else {
-        return Err(format!(
-            "LIBTORCH_USE_PYTORCH is set, but `{interpreter}` cannot import torch; {remedy}"
-        ));
+        return Err(format!("LIBTORCH_USE_PYTORCH is set, but `{interpreter}` cannot import torch; {remedy}"));
     };
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !serves(&version, bypass) {
@@ -122,10 +104,7 @@ fn python(interpreter: &'static str, bypass: bool) -> Result<Chosen, String> {
              {remedy}"
         ));
     }
-    Ok(Chosen::Python {
-        interpreter,
-        version,
-    })
+    Ok(Chosen::Python { interpreter, version })
 }
 
 #[cfg(test)]
@@ -145,18 +124,10 @@ mod tests {
 
     #[test]
     fn cargos_value_is_not_the_users() {
-        let workspace = Workspace {
-            root: PathBuf::from("/nowhere/checkout"),
-        };
-        assert_eq!(
-            users_value(Some("/nowhere/checkout/.libtorch".into()), &workspace),
-            None
-        );
+        let workspace = Workspace { root: PathBuf::from("/nowhere/checkout") };
+        assert_eq!(users_value(Some("/nowhere/checkout/.libtorch".into()), &workspace), None);
         assert_eq!(users_value(None, &workspace), None);
-        assert_eq!(
-            users_value(Some("/opt/torch".into()), &workspace),
-            Some("/opt/torch".into())
-        );
+        assert_eq!(users_value(Some("/opt/torch".into()), &workspace), Some("/opt/torch".into()));
     }
 
     #[test]
@@ -172,22 +143,13 @@ mod tests {
         scratch.write("lib/libtorch.so", "x");
         scratch.write("include/torch/torch.h", "x");
         let found = folder(&scratch.path, false);
-        assert_eq!(
-            found,
-            Ok(Chosen::Folder {
-                path: scratch.path.clone(),
-                version: "2.11.0+cpu".to_owned()
-            })
-        );
+        assert_eq!(found, Ok(Chosen::Folder { path: scratch.path.clone(), version: "2.11.0+cpu".to_owned() }));
     }
 
     #[test]
     fn a_wheels_version_is_read() {
         let text = "from typing import Optional\n\n__all__ = ['__version__']\n__version__ = '2.11.0+cu130'\n";
-        assert_eq!(
-            version_of_python_file(text).as_deref(),
-            Some("2.11.0+cu130")
-        );
+        assert_eq!(version_of_python_file(text).as_deref(), Some("2.11.0+cu130"));
         assert_eq!(version_of_python_file("debug = False\n"), None);
     }
 }

@@ -7,13 +7,7 @@ use std::path::Path;
 use super::{VERSION, wheels};
 
 /// The shared libraries of a complete folder.
-const LIBRARIES: [&str; 5] = [
-    "libtorch_cpu.so",
-    "libc10.so",
-    "libgomp.so.1",
-    "libcudart.so.13",
-    "libcupti.so.13",
-];
+const LIBRARIES: [&str; 5] = ["libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libcudart.so.13", "libcupti.so.13"];
 
 /// A header whose presence stands for all of them: `include/` is extracted before the libraries.
 const HEADER: &str = "include/torch/csrc/api/include/torch/torch.h";
@@ -44,30 +38,20 @@ pub fn state(folder: &Path) -> State {
             return State::Outdated;
         }
         let whole = stamp_of(folder).is_ok_and(|present| present == *stamp) && has_all(folder);
-        return if whole {
-            State::Complete
-        } else {
-            State::Incomplete
-        };
+        return if whole { State::Complete } else { State::Incomplete };
     }
     match fs::read_to_string(folder.join("build-version")) {
         // Written after the last member was verified: enough even where the stamp was not reached.
         Ok(version) if version.trim() == VERSION && has_all(folder) => State::Complete,
         Ok(version) if version.trim() == VERSION => State::Incomplete,
-        Ok(version) => State::Foreign {
-            found: version.trim().to_owned(),
-        },
+        Ok(version) => State::Foreign { found: version.trim().to_owned() },
         Err(_) => State::Incomplete,
     }
 }
 
 fn has_all(folder: &Path) -> bool {
-    let filled = |path: &str| {
-        fs::metadata(folder.join(path)).is_ok_and(|file| file.is_file() && file.len() > 0)
-    };
-    LIBRARIES.iter().all(|name| filled(&format!("lib/{name}")))
-        && filled("lib/libtorch.so")
-        && filled(HEADER)
+    let filled = |path: &str| fs::metadata(folder.join(path)).is_ok_and(|file| file.is_file() && file.len() > 0);
+    LIBRARIES.iter().all(|name| filled(&format!("lib/{name}"))) && filled("lib/libtorch.so") && filled(HEADER)
 }
 
 fn stamp_of(folder: &Path) -> io::Result<String> {
@@ -85,8 +69,7 @@ pub fn finish(folder: &Path) -> Result<(), String> {
     write(folder, "lib/libtorch.so", "INPUT(-ltorch_cpu)\n")?;
     write(folder, "build-version", &format!("{VERSION}\n"))?;
     wheels::discard(folder)?;
-    let stamp = stamp_of(folder)
-        .map_err(|error| format!("{} is not complete: {error}", folder.display()))?;
+    let stamp = stamp_of(folder).map_err(|error| format!("{} is not complete: {error}", folder.display()))?;
     write(folder, STAMP, &stamp)
 }
 
@@ -95,11 +78,7 @@ pub fn remove(folder: &Path) -> Result<(), String> {
     // The stamp goes last: as long as it is there, the folder counts as ours.
     for name in ["build-version", "SHA256SUMS", "include", "lib", STAMP] {
         let path = folder.join(name);
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(format!("{} cannot be removed: {error}", path.display()));
@@ -196,12 +175,7 @@ pub mod tests {
         let scratch = Scratch::new("versions");
         assert_eq!(state(&scratch.path), State::Incomplete);
         scratch.write("build-version", "2.7.1+cpu\n");
-        assert_eq!(
-            state(&scratch.path),
-            State::Foreign {
-                found: "2.7.1+cpu".to_owned()
-            }
-        );
+        assert_eq!(state(&scratch.path), State::Foreign { found: "2.7.1+cpu".to_owned() });
         scratch.write(STAMP, "LibTorch 2.7.1 for the CPU, recipe 1\n");
         assert_eq!(state(&scratch.path), State::Outdated);
         assert_eq!(remove(&scratch.path), Ok(()));

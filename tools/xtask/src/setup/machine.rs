@@ -39,19 +39,11 @@ fn check_platform(os: &str, architecture: &str) -> Result<(), String> {
 
 /// Compiles a trivial program the way the binding's build script will: `$CXX`, else `c++`.
 pub fn check_compiler() -> Result<(), String> {
-    let compiler = std::env::var("CXX")
-        .ok()
-        .filter(|value| !value.trim().is_empty())
-        .unwrap_or("c++".to_owned());
+    let compiler = std::env::var("CXX").ok().filter(|value| !value.trim().is_empty()).unwrap_or("c++".to_owned());
     let mut words = compiler.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or("c++"));
-    command
-        .args(words)
-        .args(["-std=c++17", "-x", "c++", "-c", "-", "-o", "/dev/null"]);
-    match feed(
-        &mut command,
-        "#include <vector>\nint main() { return std::vector<int>{0}[0]; }\n",
-    ) {
+    command.args(words).args(["-std=c++17", "-x", "c++", "-c", "-", "-o", "/dev/null"]);
+    match feed(&mut command, "#include <vector>\nint main() { return std::vector<int>{0}[0]; }\n") {
         Ok(None) => Ok(()),
         Ok(Some(complaint)) => Err(format!(
             "the C++ compiler `{compiler}` cannot compile a trivial C++17 program; repair it, or set CXX to one that \
@@ -67,11 +59,7 @@ pub fn check_compiler() -> Result<(), String> {
 
 /// Runs a command on a text; returns its error output where it fails.
 fn feed(command: &mut Command, text: &str) -> std::io::Result<Option<String>> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that stops reading early says why in its own words.
         let _ = stdin.write_all(text.as_bytes());
@@ -90,20 +78,12 @@ fn check_python() -> Result<(), String> {
     let answer = String::from_utf8_lossy(&output.stdout);
     match version_after(&answer, "python ") {
         Some(version) if version < OLDEST_PYTHON => {
-            return Err(format!(
-                "`python3` is Python {}.{}, which is too old; {remedy}",
-                version.0, version.1
-            ));
+            return Err(format!("`python3` is Python {}.{}, which is too old; {remedy}", version.0, version.1));
         }
         Some(_) => {}
         None => {
             let complaint = String::from_utf8_lossy(&output.stderr);
-            let complaint = complaint
-                .trim()
-                .lines()
-                .last()
-                .unwrap_or("it says nothing")
-                .to_owned();
+            let complaint = complaint.trim().lines().last().unwrap_or("it says nothing").to_owned();
             return Err(format!("`python3` does not work; {remedy}: {complaint}"));
         }
     }
@@ -114,9 +94,7 @@ fn check_python() -> Result<(), String> {
             version.0, version.1, OLDEST_GLIBC.0, OLDEST_GLIBC.1
         )),
         Some(_) => Ok(()),
-        None => Err(format!(
-            "the C library of this system is not glibc, which the LibTorch wheel needs; {REMEDY}"
-        )),
+        None => Err(format!("the C library of this system is not glibc, which the LibTorch wheel needs; {REMEDY}")),
     }
 }
 
@@ -128,9 +106,7 @@ fn version_after(text: &str, word: &str) -> Option<(u32, u32)> {
 }
 
 fn check_pip() -> Result<(), String> {
-    let output = Command::new("python3")
-        .args(["-m", "pip", "--version"])
-        .output();
+    let output = Command::new("python3").args(["-m", "pip", "--version"]).output();
     match output {
         Ok(output) if output.status.success() => Ok(()),
         _ => Err("`python3 -m pip` does not work; install pip (on Debian and Ubuntu: `apt install python3-pip`; \
@@ -154,9 +130,7 @@ fn check_disk(folder: &Path, workspace: Option<&Workspace>) -> Result<(), String
     let Some(workspace) = workspace else {
         return enough(&install_disk, INSTALL_BYTES, folder);
     };
-    let target = workspace
-        .target_folder()
-        .unwrap_or_else(|_| workspace.root.join("target"));
+    let target = workspace.target_folder().unwrap_or_else(|_| workspace.root.join("target"));
     match disk_of(&target) {
         Some(target_disk) if target_disk.mount != install_disk.mount => {
             enough(&install_disk, INSTALL_BYTES, folder)?;
@@ -192,10 +166,7 @@ fn parse_df(text: &str) -> Option<Disk> {
     let words: Vec<&str> = text.lines().nth(1)?.split_whitespace().collect();
     let capacity = words.iter().position(|word| word.ends_with('%'))?;
     let free_kib: u64 = words.get(capacity.checked_sub(1)?)?.parse().ok()?;
-    Some(Disk {
-        mount: words.get(capacity + 1..)?.join(" "),
-        free_bytes: free_kib * 1024,
-    })
+    Some(Disk { mount: words.get(capacity + 1..)?.join(" "), free_bytes: free_kib * 1024 })
 }
 
 #[cfg(test)]
@@ -205,16 +176,9 @@ mod tests {
     #[test]
     fn other_platforms_get_the_remedy() {
         assert_eq!(check_platform("linux", "x86_64"), Ok(()));
-        for (os, architecture) in [
-            ("linux", "aarch64"),
-            ("macos", "aarch64"),
-            ("windows", "x86_64"),
-        ] {
+        for (os, architecture) in [("linux", "aarch64"), ("macos", "aarch64"), ("windows", "x86_64")] {
             let message = check_platform(os, architecture).expect_err("must be refused");
-            assert!(
-                message.contains("set LIBTORCH to") && message.contains("LIBTORCH_USE_PYTORCH=1"),
-                "{message}"
-            );
+            assert!(message.contains("set LIBTORCH to") && message.contains("LIBTORCH_USE_PYTORCH=1"), "{message}");
         }
     }
 
@@ -230,27 +194,15 @@ mod tests {
     #[test]
     fn df_is_read() {
         let text = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/my disk 100 60 40 60% /my home\n";
-        assert_eq!(
-            parse_df(text),
-            Some(Disk {
-                mount: "/my home".to_owned(),
-                free_bytes: 40 * 1024
-            })
-        );
+        assert_eq!(parse_df(text), Some(Disk { mount: "/my home".to_owned(), free_bytes: 40 * 1024 }));
         assert_eq!(parse_df("df: no such file\n"), None);
     }
 
     #[test]
     fn a_full_disk_is_refused() {
-        let disk = Disk {
-            mount: "/".to_owned(),
-            free_bytes: 1_000_000_000,
-        };
+        let disk = Disk { mount: "/".to_owned(), free_bytes: 1_000_000_000 };
         assert_eq!(enough(&disk, 900_000_000, Path::new("/x")), Ok(()));
         let message = enough(&disk, INSTALL_BYTES, Path::new("/x")).expect_err("must be refused");
-        assert!(
-            message.starts_with("the disk of /x has 1.0 GB free, and 2.5 GB are needed"),
-            "{message}"
-        );
+        assert!(message.starts_with("the disk of /x has 1.0 GB free, and 2.5 GB are needed"), "{message}");
     }
 }

@@ -97,21 +97,15 @@ pub fn fetch(libtorch: &Path) -> Result<Vec<PathBuf>, String> {
                 paths.push(path);
                 continue;
             }
-            println!(
-                "{} was fetched in part and is fetched again",
-                wheel.requirement()
-            );
+            println!("{} was fetched in part and is fetched again", wheel.requirement());
             fs::remove_file(&path).map_err(io_failed)?;
         }
         process::run_keeping_complaints(&mut download(wheel, &wheels, &partial))
             .map_err(|complaints| explain(&wheel.requirement(), &complaints))?;
-        let path = wheel.find(&wheels).map_err(io_failed)?.ok_or_else(|| {
-            format!(
-                "pip fetched {} but left no wheel in {}",
-                wheel.requirement(),
-                wheels.display()
-            )
-        })?;
+        let path = wheel
+            .find(&wheels)
+            .map_err(io_failed)?
+            .ok_or_else(|| format!("pip fetched {} but left no wheel in {}", wheel.requirement(), wheels.display()))?;
         paths.push(path);
     }
     Ok(paths)
@@ -120,14 +114,7 @@ pub fn fetch(libtorch: &Path) -> Result<Vec<PathBuf>, String> {
 fn download(wheel: &Wheel, wheels: &Path, partial: &Path) -> Command {
     let mut command = Command::new("python3");
     command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:"]);
-    command.args([
-        "--implementation",
-        "cp",
-        "--python-version",
-        "3.12",
-        "--platform",
-        wheel.platform,
-    ]);
+    command.args(["--implementation", "cp", "--python-version", "3.12", "--platform", wheel.platform]);
     command.arg("-d").arg(wheels).arg(wheel.requirement());
     // pip writes to its temporary folder first: on the disk that was found large enough, and cleaned by us.
     command.env("TMPDIR", partial);
@@ -140,11 +127,7 @@ fn download(wheel: &Wheel, wheels: &Path, partial: &Path) -> Command {
 }
 
 fn is_whole(path: &Path) -> bool {
-    python()
-        .arg("whole")
-        .arg(path)
-        .status()
-        .is_ok_and(|status| status.success())
+    python().arg("whole").arg(path).status().is_ok_and(|status| status.success())
 }
 
 fn python() -> Command {
@@ -161,9 +144,7 @@ pub fn extract(libtorch: &Path, paths: &[PathBuf]) -> Result<bool, String> {
     for (wheel, path) in WHEELS.iter().zip(paths) {
         command.arg("--").arg(path).args(wheel.members);
     }
-    let status = command
-        .status()
-        .map_err(|error| format!("`python3` could not be started: {error}"))?;
+    let status = command.status().map_err(|error| format!("`python3` could not be started: {error}"))?;
     match status.code() {
         Some(0) => Ok(true),
         Some(DAMAGED) => Ok(false),
@@ -177,8 +158,7 @@ pub fn extract(libtorch: &Path, paths: &[PathBuf]) -> Result<bool, String> {
 /// Deletes the wheels, and whatever pip left of them.
 pub fn discard(libtorch: &Path) -> Result<(), String> {
     let wheels = folder_of(libtorch);
-    remove_folder(&wheels)
-        .map_err(|error| format!("{} cannot be removed: {error}", wheels.display()))
+    remove_folder(&wheels).map_err(|error| format!("{} cannot be removed: {error}", wheels.display()))
 }
 
 fn remove_folder(path: &Path) -> io::Result<()> {
@@ -190,11 +170,7 @@ fn remove_folder(path: &Path) -> io::Result<()> {
 
 /// One sentence about why pip failed, its remedy, and pip's last lines.
 fn explain(requirement: &str, complaints: &[String]) -> String {
-    let says = |words: &[&str]| {
-        complaints
-            .iter()
-            .any(|line| words.iter().any(|word| line.contains(word)))
-    };
+    let says = |words: &[&str]| complaints.iter().any(|line| words.iter().any(|word| line.contains(word)));
     // pip ends with "No matching distribution" after a failed connection as well, so the network comes first.
     let network = [
         "Temporary failure in name resolution",
@@ -213,9 +189,7 @@ fn explain(requirement: &str, complaints: &[String]) -> String {
         "connection broken",
     ];
     let sentence = if says(&["No space left", "Disk quota exceeded"]) {
-        format!(
-            "the disk filled up while pip fetched {requirement}; free some space and run `cargo xtask setup` again"
-        )
+        format!("the disk filled up while pip fetched {requirement}; free some space and run `cargo xtask setup` again")
     } else if says(&network) {
         format!(
             "pip could not reach its package index for {requirement}; check the network (and pip's proxy settings) \
@@ -227,14 +201,9 @@ fn explain(requirement: &str, complaints: &[String]) -> String {
              (PIP_INDEX_URL), or {REMEDY}"
         )
     } else {
-        format!(
-            "pip could not fetch {requirement}; see its message, run `cargo xtask setup` again, or {REMEDY}"
-        )
+        format!("pip could not fetch {requirement}; see its message, run `cargo xtask setup` again, or {REMEDY}")
     };
-    let filled: Vec<&String> = complaints
-        .iter()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let filled: Vec<&String> = complaints.iter().filter(|line| !line.trim().is_empty()).collect();
     let mut message = sentence;
     for line in &filled[filled.len().saturating_sub(4)..] {
         message.push_str(&format!("\n  pip: {line}"));
@@ -248,11 +217,7 @@ mod tests {
 
     fn first_line(lines: &[&str]) -> String {
         let complaints: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-        explain("torch==2.11.0", &complaints)
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+        explain("torch==2.11.0", &complaints).lines().next().unwrap_or_default().to_owned()
     }
 
     #[test]
@@ -262,9 +227,7 @@ mod tests {
         assert!(torch.is_named("torch-2.11.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl"));
         assert!(!torch.is_named("torch-2.11.01-cp312-cp312-manylinux_2_28_x86_64.whl"));
         assert!(!torch.is_named("torch-2.11.0-cp312-cp312-manylinux_2_28_x86_64.whl.partial"));
-        assert!(
-            WHEELS[1].is_named("nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.whl")
-        );
+        assert!(WHEELS[1].is_named("nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.whl"));
     }
 
     #[test]
@@ -274,22 +237,14 @@ mod tests {
             "ERROR: No matching distribution found for torch==2.11.0",
         ];
         assert!(first_line(&down).starts_with("pip could not reach its package index"));
-        assert!(
-            first_line(&down[1..]).starts_with("pip's package index has no wheel torch==2.11.0")
-        );
+        assert!(first_line(&down[1..]).starts_with("pip's package index has no wheel torch==2.11.0"));
     }
 
     #[test]
     fn other_failures_keep_pips_last_lines() {
-        assert!(
-            first_line(&["OSError: [Errno 28] No space left on device"])
-                .starts_with("the disk filled up")
-        );
+        assert!(first_line(&["OSError: [Errno 28] No space left on device"]).starts_with("the disk filled up"));
         let complaints: Vec<String> = ["a", "b", "", "c", "d", "e"].map(str::to_owned).to_vec();
         let message = explain("torch==2.11.0", &complaints);
-        assert!(
-            message.ends_with("\n  pip: b\n  pip: c\n  pip: d\n  pip: e"),
-            "{message}"
-        );
+        assert!(message.ends_with("\n  pip: b\n  pip: c\n  pip: d\n  pip: e"), "{message}");
     }
 }

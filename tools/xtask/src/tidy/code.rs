@@ -33,9 +33,7 @@ pub fn without_comments_and_literals(source: &str) -> String {
 }
 
 fn end_of_line(characters: &[char], start: usize) -> usize {
-    (start..characters.len())
-        .find(|&at| characters[at] == '\n')
-        .unwrap_or(characters.len())
+    (start..characters.len()).find(|&at| characters[at] == '\n').unwrap_or(characters.len())
 }
 
 fn end_of_block_comment(characters: &[char], start: usize) -> usize {
@@ -74,26 +72,15 @@ fn end_of_string(characters: &[char], start: usize) -> usize {
 
 /// The end of `r"…"` or `r#"…"#`; the start itself where it is a word or a raw identifier.
 fn end_of_raw_string(characters: &[char], start: usize) -> usize {
-    let hashes = characters[start + 1..]
-        .iter()
-        .take_while(|character| **character == '#')
-        .count();
+    let hashes = characters[start + 1..].iter().take_while(|character| **character == '#').count();
     let open = start + 1 + hashes;
     if characters.get(open) != Some(&'"') {
         return start;
     }
     let closes = |at: usize| {
-        characters[at] == '"'
-            && characters[at + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
+        characters[at] == '"' && characters[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes
     };
-    (open + 1..characters.len())
-        .find(|&at| closes(at))
-        .map_or(characters.len(), |at| at + 1 + hashes)
+    (open + 1..characters.len()).find(|&at| closes(at)).map_or(characters.len(), |at| at + 1 + hashes)
 }
 
 /// The end of a character literal; the start itself where the quote begins a lifetime.
@@ -102,11 +89,7 @@ fn end_of_character(characters: &[char], start: usize) -> usize {
         let close = (start + 3..characters.len()).find(|&at| characters[at] == '\'');
         return close.map_or(characters.len(), |at| at + 1);
     }
-    if characters.get(start + 2) == Some(&'\'') {
-        start + 3
-    } else {
-        start
-    }
+    if characters.get(start + 2) == Some(&'\'') { start + 3 } else { start }
 }
 
 /// Whether the character belongs to a word that began earlier; `b` and `c` may stand before a raw string.
@@ -128,12 +111,7 @@ pub fn without_tests(code: &str) -> String {
     let mut bytes = code.as_bytes().to_vec();
     for start in test_attributes(code) {
         let end = end_of_item(code.as_bytes(), start);
-        for byte in bytes
-            .iter_mut()
-            .take(end)
-            .skip(start)
-            .filter(|byte| **byte != b'\n')
-        {
+        for byte in bytes.iter_mut().take(end).skip(start).filter(|byte| **byte != b'\n') {
             *byte = b' ';
         }
     }
@@ -154,36 +132,20 @@ pub fn test_modules(source: &str) -> Vec<TestModule> {
     let code = without_comments_and_literals(source);
     let declared = |start: usize| {
         let end = end_of_item(code.as_bytes(), start);
-        let name = code[start..end]
-            .strip_suffix(';')?
-            .rsplit_once("mod ")?
-            .1
-            .trim();
+        let name = code[start..end].strip_suffix(';')?.rsplit_once("mod ")?.1.trim();
         if !name.chars().all(is_word_character) {
             return None;
         }
         // Blanking kept the offsets, so the source has the literal of the attribute.
-        let path = source[start..end]
-            .split_once("#[path = \"")
-            .and_then(|(_, rest)| rest.split('"').next());
-        Some(path.map_or_else(
-            || TestModule::Named(name.to_owned()),
-            |path| TestModule::At(path.to_owned()),
-        ))
+        let path = source[start..end].split_once("#[path = \"").and_then(|(_, rest)| rest.split('"').next());
+        Some(path.map_or_else(|| TestModule::Named(name.to_owned()), |path| TestModule::At(path.to_owned())))
     };
-    test_attributes(&code)
-        .into_iter()
-        .filter_map(declared)
-        .collect()
+    test_attributes(&code).into_iter().filter_map(declared).collect()
 }
 
 fn test_attributes(code: &str) -> Vec<usize> {
     let starts = ["#[cfg(test)]", "#[cfg(all(test"].map(|attribute| code.match_indices(attribute));
-    starts
-        .into_iter()
-        .flatten()
-        .map(|(start, _)| start)
-        .collect()
+    starts.into_iter().flatten().map(|(start, _)| start).collect()
 }
 
 /// The end of the item whose attributes begin at `start`: its closing brace or its semicolon.
@@ -211,20 +173,11 @@ fn end_of_item(code: &[u8], start: usize) -> usize {
 /// The words of blanked code with their lines (from 1) and what follows each on the same line.
 pub fn words(code: &str) -> impl Iterator<Item = (usize, &str, &str)> {
     code.lines().enumerate().flat_map(|(index, line)| {
-        let boundary = |at: usize| {
-            !line[..at]
-                .chars()
-                .next_back()
-                .is_some_and(is_word_character)
-        };
-        let starts = line
-            .char_indices()
-            .filter(move |(at, character)| is_word_character(*character) && boundary(*at));
+        let boundary = |at: usize| !line[..at].chars().next_back().is_some_and(is_word_character);
+        let starts = line.char_indices().filter(move |(at, character)| is_word_character(*character) && boundary(*at));
         starts.map(move |(start, _)| {
             let rest = &line[start..];
-            let end = rest
-                .find(|character| !is_word_character(character))
-                .unwrap_or(rest.len());
+            let end = rest.find(|character| !is_word_character(character)).unwrap_or(rest.len());
             (index + 1, &rest[..end], &rest[end..])
         })
     })
@@ -234,22 +187,14 @@ pub fn words(code: &str) -> impl Iterator<Item = (usize, &str, &str)> {
 pub fn std_modules(code: &str) -> Vec<(usize, String)> {
     let mut modules = Vec::new();
     for (start, _) in code.match_indices("std::") {
-        if code[..start]
-            .chars()
-            .next_back()
-            .is_some_and(is_word_character)
-        {
+        if code[..start].chars().next_back().is_some_and(is_word_character) {
             continue;
         }
         let rest = &code[start + "std::".len()..];
         let group = rest.strip_prefix('{');
         let names = group.map_or_else(|| vec![(0, rest)], top_level_items);
         for (offset, item) in names {
-            let name: String = item
-                .trim_start()
-                .chars()
-                .take_while(|c| is_word_character(*c))
-                .collect();
+            let name: String = item.trim_start().chars().take_while(|c| is_word_character(*c)).collect();
             let blank = item.len() - item.trim_start().len();
             let at = start + "std::".len() + usize::from(group.is_some()) + offset + blank;
             modules.push((code[..at].matches('\n').count() + 1, name));
@@ -287,18 +232,13 @@ mod tests {
 
     fn word_list(source: &str) -> Vec<String> {
         let code = without_tests(&without_comments_and_literals(source));
-        words(&code)
-            .map(|(line, word, _)| format!("{line}:{word}"))
-            .collect()
+        words(&code).map(|(line, word, _)| format!("{line}:{word}")).collect()
     }
 
     #[test]
     fn comments_and_literals_are_blank() {
         let source = "a // rank\n/* x /* y */ z */ b \"c \\\" d\"\nr#\"e \" f\"# br\"g\" 'h' '\\'' &'i j r#k";
-        assert_eq!(
-            word_list(source),
-            ["1:a", "2:b", "3:b", "3:i", "3:j", "3:r", "3:k"]
-        );
+        assert_eq!(word_list(source), ["1:a", "2:b", "3:b", "3:i", "3:j", "3:r", "3:k"]);
     }
 
     #[test]
@@ -317,12 +257,10 @@ mod tests {
 
     #[test]
     fn test_modules_in_files_are_named() {
-        let source = "// é\n#[cfg(test)]\nmod reference;\n#[cfg(test)]\n#[path = \"x_tests.rs\"]\npub mod tests;\nmod real;";
+        let source =
+            "// é\n#[cfg(test)]\nmod reference;\n#[cfg(test)]\n#[path = \"x_tests.rs\"]\npub mod tests;\nmod real;";
         let named = TestModule::Named("reference".to_owned());
-        assert_eq!(
-            test_modules(source),
-            [named, TestModule::At("x_tests.rs".to_owned())]
-        );
+        assert_eq!(test_modules(source), [named, TestModule::At("x_tests.rs".to_owned())]);
         assert!(test_modules("#[cfg(test)]\nmod tests { mod inner; }").is_empty());
     }
 
@@ -330,14 +268,6 @@ mod tests {
     fn std_modules_are_found_in_groups() {
         let code = "use std::{\n    fmt,\n    fs::{self, File},\n};\nlet x = std::env::var;\nmystd::io::x;";
         let found = std_modules(code);
-        assert_eq!(
-            found,
-            [
-                (2, "fmt".into()),
-                (3, "fs".into()),
-                (4, String::new()),
-                (5, "env".into())
-            ]
-        );
+        assert_eq!(found, [(2, "fmt".into()), (3, "fs".into()), (4, String::new()), (5, "env".into())]);
     }
 }

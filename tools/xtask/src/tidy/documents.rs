@@ -34,17 +34,11 @@ pub fn paths_resolve(files: &Files) -> Vec<Violation> {
 /// Every config opens with a comment that says how to run it, on what, how long, and to what end.
 pub fn configs_have_headers(files: &Files) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for (path, text) in files
-        .with_extension("yaml")
-        .chain(files.with_extension("yml"))
-    {
+    for (path, text) in files.with_extension("yaml").chain(files.with_extension("yml")) {
         if !path.starts_with("configs/") {
             continue;
         }
-        let header: Vec<&str> = text
-            .lines()
-            .take_while(|line| line.starts_with('#'))
-            .collect();
+        let header: Vec<&str> = text.lines().take_while(|line| line.starts_with('#')).collect();
         for (word, what) in HEADER {
             if !header.iter().any(|line| line.contains(word)) {
                 let message = format!("the comment that opens the config lacks {what}; add it");
@@ -69,9 +63,7 @@ fn references(text: &str) -> Vec<(usize, Reference)> {
     let mut found = Vec::new();
     for (number, line, fenced) in lines_with_fences(text) {
         let words = |code: &str| {
-            code.split_whitespace()
-                .map(|word| (number, Reference::Path(word.to_owned())))
-                .collect::<Vec<_>>()
+            code.split_whitespace().map(|word| (number, Reference::Path(word.to_owned()))).collect::<Vec<_>>()
         };
         if fenced {
             found.extend(words(line));
@@ -79,11 +71,7 @@ fn references(text: &str) -> Vec<(usize, Reference)> {
         }
         let (prose, spans) = split_code_spans(line);
         found.extend(spans.iter().flat_map(|span| words(span)));
-        found.extend(
-            link_targets(&prose)
-                .into_iter()
-                .map(|target| (number, Reference::Link(target))),
-        );
+        found.extend(link_targets(&prose).into_iter().map(|target| (number, Reference::Link(target))));
     }
     found
 }
@@ -93,9 +81,7 @@ fn lines_with_fences(text: &str) -> impl Iterator<Item = (usize, &str, bool)> {
     let mut fence: Option<&str> = None;
     text.lines().enumerate().filter_map(move |(index, line)| {
         let mark = line.trim_start();
-        let opening = ["```", "~~~"]
-            .into_iter()
-            .find(|opening| mark.starts_with(opening));
+        let opening = ["```", "~~~"].into_iter().find(|opening| mark.starts_with(opening));
         match (fence, opening) {
             (None, Some(opening)) => fence = Some(opening),
             (Some(open), Some(closing)) if open == closing => fence = None,
@@ -111,10 +97,7 @@ fn split_code_spans(line: &str) -> (String, Vec<&str>) {
     let mut spans = Vec::new();
     let mut rest = line;
     while let Some(start) = rest.find('`') {
-        let n_ticks = rest[start..]
-            .bytes()
-            .take_while(|byte| *byte == b'`')
-            .count();
+        let n_ticks = rest[start..].bytes().take_while(|byte| *byte == b'`').count();
         let ticks = &rest[start..start + n_ticks];
         let inside = &rest[start + n_ticks..];
         prose.push_str(&rest[..start]);
@@ -150,39 +133,21 @@ fn link_targets(prose: &str) -> Vec<String> {
     }
     let definition = prose.trim_start().split_once("]: ");
     let is_label = |label: &str| label.starts_with('[') && !label.contains("](");
-    targets.extend(
-        definition
-            .filter(|(label, _)| is_label(label))
-            .map(|(_, target)| target),
-    );
+    targets.extend(definition.filter(|(label, _)| is_label(label)).map(|(_, target)| target));
     for attribute in ["src=\"", "href=\""] {
-        targets.extend(
-            prose
-                .split(attribute)
-                .skip(1)
-                .filter_map(|rest| rest.split('"').next()),
-        );
+        targets.extend(prose.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()));
     }
     // A title may follow the target, and the target may stand in angle brackets.
-    let bare = |target: &str| match target
-        .trim()
-        .strip_prefix('<')
-        .and_then(|inside| inside.split_once('>'))
-    {
+    let bare = |target: &str| match target.trim().strip_prefix('<').and_then(|inside| inside.split_once('>')) {
         Some((inside, _)) => inside.to_owned(),
-        None => target
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
+        None => target.split_whitespace().next().unwrap_or_default().to_owned(),
     };
     targets.into_iter().map(bare).collect()
 }
 
 fn broken_link(files: &Files, document: &str, target: &str) -> Option<String> {
-    let is_address = target
-        .split_once(':')
-        .is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric()));
+    let is_address =
+        target.split_once(':').is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric()));
     if is_address || target.starts_with("//") {
         return None;
     }
@@ -196,9 +161,7 @@ fn broken_link(files: &Files, document: &str, target: &str) -> Option<String> {
         match joined(base, &path) {
             Some(resolved) => resolved,
             None => {
-                return Some(format!(
-                    "the link `{target}` leaves the repository; name what it points at in words"
-                ));
+                return Some(format!("the link `{target}` leaves the repository; name what it points at in words"));
             }
         }
     };
@@ -216,9 +179,7 @@ fn broken_link(files: &Files, document: &str, target: &str) -> Option<String> {
     {
         return None;
     }
-    Some(format!(
-        "the link `{target}` has an anchor that no heading of {resolved} gives; correct it"
-    ))
+    Some(format!("the link `{target}` has an anchor that no heading of {resolved} gives; correct it"))
 }
 
 /// Joins a relative path to a folder; `None` where it leads out of the root.
@@ -240,21 +201,16 @@ fn missing_path(files: &Files, document: &str, word: &str) -> Option<String> {
     let path = path_like(files, word)?;
     let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
     // From the root, as the documents write them; or from the document's own folder, as a crate's README may.
-    let exists =
-        |folder: &str| joined(folder, &path).is_some_and(|resolved| files.exists(&resolved));
+    let exists = |folder: &str| joined(folder, &path).is_some_and(|resolved| files.exists(&resolved));
     if exists("") || exists(folder) {
         return None;
     }
-    Some(format!(
-        "`{path}` is no file or folder of the repository; correct it, or write the changing part as <name>"
-    ))
+    Some(format!("`{path}` is no file or folder of the repository; correct it, or write the changing part as <name>"))
 }
 
 /// The path in a word of code, if the word looks like a path of this repository.
 fn path_like(files: &Files, word: &str) -> Option<String> {
-    let word = word
-        .trim_start_matches(['(', '"', '\'', '['])
-        .trim_start_matches("./");
+    let word = word.trim_start_matches(['(', '"', '\'', '[']).trim_start_matches("./");
     let (top, _) = word.split_once('/')?;
     if !files.is_top_folder(top)
         || MADE_LATER.contains(&top)
@@ -264,9 +220,7 @@ fn path_like(files: &Files, word: &str) -> Option<String> {
         return None;
     }
     // `path:12`, `path::item` and `path#anchor` name a place inside the file.
-    let path = word
-        .split([':', '#', ',', ';', '"', '\'', ')', ']'])
-        .next()?;
+    let path = word.split([':', '#', ',', ';', '"', '\'', ')', ']']).next()?;
     Some(path.trim_end_matches('.').trim_end_matches('/').to_owned())
 }
 
@@ -276,27 +230,16 @@ fn anchors(text: &str) -> Vec<String> {
     let mut anchors = Vec::new();
     for (_, line, _) in lines_with_fences(text).filter(|(_, _, fenced)| !fenced) {
         for attribute in ["id=\"", "name=\""] {
-            anchors.extend(
-                line.split(attribute)
-                    .skip(1)
-                    .filter_map(|rest| rest.split('"').next())
-                    .map(str::to_lowercase),
-            );
+            anchors
+                .extend(line.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_lowercase));
         }
         let level = line.bytes().take_while(|byte| *byte == b'#').count();
-        let Some(title) = line[level..]
-            .strip_prefix(' ')
-            .filter(|_| (1..=6).contains(&level))
-        else {
+        let Some(title) = line[level..].strip_prefix(' ').filter(|_| (1..=6).contains(&level)) else {
             continue;
         };
         let slug = slug(title);
         let count = counts.entry(slug.clone()).or_default();
-        anchors.push(if *count == 0 {
-            slug
-        } else {
-            format!("{slug}-{count}")
-        });
+        anchors.push(if *count == 0 { slug } else { format!("{slug}-{count}") });
         *count += 1;
     }
     anchors
@@ -312,12 +255,8 @@ fn slug(title: &str) -> String {
         rest = after.split_once(')').map_or("", |(_, rest)| rest);
     }
     text.push_str(rest);
-    let kept = text
-        .chars()
-        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.flat_map(char::to_lowercase)
-        .map(|c| if c == ' ' { '-' } else { c })
-        .collect()
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -327,19 +266,12 @@ mod tests {
     fn messages(document: &str) -> Vec<String> {
         let files = Files::in_memory(&[
             ("docs/a.md", document),
-            (
-                "docs/b c.md",
-                "# Two words\n## Where we differ\n## Where we differ\n```\n# no heading\n```\n",
-            ),
+            ("docs/b c.md", "# Two words\n## Where we differ\n## Where we differ\n```\n# no heading\n```\n"),
             ("configs/clip/demo.yaml", ""),
             ("README.md", "# `sparc`: a [link](x)!\n"),
         ]);
-        let found = paths_resolve(&files)
-            .into_iter()
-            .filter(|violation| violation.path == "docs/a.md");
-        found
-            .map(|violation| format!("{}: {}", violation.line, violation.message))
-            .collect()
+        let found = paths_resolve(&files).into_iter().filter(|violation| violation.path == "docs/a.md");
+        found.map(|violation| format!("{}: {}", violation.line, violation.message)).collect()
     }
 
     #[test]
@@ -358,21 +290,16 @@ mod tests {
         );
         let lines: Vec<&str> = found.iter().map(|message| &message[..1]).collect();
         assert_eq!(lines, ["1", "2", "3", "4", "5", "6"], "{found:?}");
-        assert!(
-            found[1].contains("leaves the repository") && found[2].contains("anchor"),
-            "{found:?}"
-        );
+        assert!(found[1].contains("leaves the repository") && found[2].contains("anchor"), "{found:?}");
     }
 
     #[test]
     fn missing_paths_are_found() {
-        let found = messages(
-            "`configs/gone.yaml`\n```sh\ncat docs/gone.md\n```\n``docs/a.md ` b``\n`crates/x` `src/lib.rs`\n",
-        );
+        let found =
+            messages("`configs/gone.yaml`\n```sh\ncat docs/gone.md\n```\n``docs/a.md ` b``\n`crates/x` `src/lib.rs`\n");
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
-            found[0].starts_with("1: `configs/gone.yaml`")
-                && found[1].starts_with("3: `docs/gone.md`"),
+            found[0].starts_with("1: `configs/gone.yaml`") && found[1].starts_with("3: `docs/gone.md`"),
             "{found:?}"
         );
     }
@@ -387,17 +314,9 @@ mod tests {
     fn configs_open_with_what_a_reader_needs() {
         let whole = "# sparc train configs/a/b.yaml\n# Hardware: CPU\n# Time: 1 s\n# Result: loss 1\nseed: 0\n";
         let bare = "seed: 0\n# sparc train x\n";
-        let files = Files::in_memory(&[
-            ("configs/a/b.yaml", whole),
-            ("configs/c.yaml", bare),
-            ("other.yaml", bare),
-        ]);
+        let files = Files::in_memory(&[("configs/a/b.yaml", whole), ("configs/c.yaml", bare), ("other.yaml", bare)]);
         let found = configs_have_headers(&files);
         assert_eq!(found.len(), 4, "{found:?}");
-        assert!(
-            found
-                .iter()
-                .all(|violation| violation.path == "configs/c.yaml")
-        );
+        assert!(found.iter().all(|violation| violation.path == "configs/c.yaml"));
     }
 }

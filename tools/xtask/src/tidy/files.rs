@@ -33,8 +33,7 @@ impl Files {
     /// Lists the working tree with git and reads it.
     pub fn of(workspace: &Workspace) -> Result<Self, String> {
         let mut git = std::process::Command::new("git");
-        git.args(["ls-files", "-co", "--exclude-standard", "-z"])
-            .current_dir(&workspace.root);
+        git.args(["ls-files", "-co", "--exclude-standard", "-z"]).current_dir(&workspace.root);
         let listing = process::capture(&mut git)
             .map_err(|message| format!("tidy asks git for the files of the checkout: {message}"))?;
         let mut files = BTreeMap::new();
@@ -50,13 +49,7 @@ impl Files {
             } else {
                 String::new()
             };
-            files.insert(
-                path.to_owned(),
-                File {
-                    n_bytes: metadata.len(),
-                    text,
-                },
-            );
+            files.insert(path.to_owned(), File { n_bytes: metadata.len(), text });
         }
         Ok(Self::from_map(files))
     }
@@ -64,16 +57,8 @@ impl Files {
     /// A tree for tests.
     #[cfg(test)]
     pub fn in_memory(files: &[(&str, &str)]) -> Self {
-        let file = |text: &str| File {
-            n_bytes: text.len() as u64,
-            text: text.to_owned(),
-        };
-        Self::from_map(
-            files
-                .iter()
-                .map(|(path, text)| ((*path).to_owned(), file(text)))
-                .collect(),
-        )
+        let file = |text: &str| File { n_bytes: text.len() as u64, text: text.to_owned() };
+        Self::from_map(files.iter().map(|(path, text)| ((*path).to_owned(), file(text))).collect())
     }
 
     fn from_map(files: BTreeMap<String, File>) -> Self {
@@ -109,10 +94,7 @@ impl Files {
     /// Paths and contents of the files with an extension.
     pub fn with_extension(&self, extension: &str) -> impl Iterator<Item = (&str, &str)> {
         let named = move |path: &str| has_extension(path, extension);
-        self.files
-            .iter()
-            .filter(move |(path, _)| named(path))
-            .map(|(path, file)| (path.as_str(), file.text.as_str()))
+        self.files.iter().filter(move |(path, _)| named(path)).map(|(path, file)| (path.as_str(), file.text.as_str()))
     }
 
     /// All paths.
@@ -122,8 +104,7 @@ impl Files {
 }
 
 fn has_extension(path: &str, extension: &str) -> bool {
-    path.strip_suffix(extension)
-        .is_some_and(|rest| rest.ends_with('.'))
+    path.strip_suffix(extension).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// Invariant 7: no file or folder called utils, common, base, misc or helpers.
@@ -146,10 +127,7 @@ pub fn names_say_something(files: &Files) -> Vec<Violation> {
 
 /// No file above 1 MiB.
 pub fn files_are_small(files: &Files) -> Vec<Violation> {
-    let large = files
-        .files
-        .iter()
-        .filter(|(_, file)| file.n_bytes > LARGEST_BYTES);
+    let large = files.files.iter().filter(|(_, file)| file.n_bytes > LARGEST_BYTES);
     large
         .map(|(path, file)| {
             let message = format!(
@@ -172,17 +150,12 @@ pub fn objectives_have_every_layer(files: &Files) -> Vec<Violation> {
             continue;
         };
         // `name/mod.rs` is another spelling of `name.rs`; deeper files are parts of an objective.
-        let stem = name
-            .strip_suffix("/mod.rs")
-            .or_else(|| name.strip_suffix(".rs"));
+        let stem = name.strip_suffix("/mod.rs").or_else(|| name.strip_suffix(".rs"));
         let Some(stem) = stem.filter(|stem| *stem != "mod" && !stem.contains('/')) else {
             continue;
         };
         let configs = format!("configs/{stem}/");
-        if !files
-            .paths()
-            .any(|path| path.starts_with(&configs) && has_extension(path, "yaml"))
-        {
+        if !files.paths().any(|path| path.starts_with(&configs) && has_extension(path, "yaml")) {
             let message = format!("the objective has no {configs}*.yaml; add one, or {otherwise}");
             violations.push(Violation::new(path, 1, message));
         }
@@ -201,33 +174,18 @@ mod tests {
 
     #[test]
     fn drawers_are_found_as_files_and_folders() {
-        let files = Files::in_memory(&[
-            ("a/utils.rs", ""),
-            ("b/helpers/mod.rs", ""),
-            ("c/Common.toml", ""),
-        ]);
+        let files = Files::in_memory(&[("a/utils.rs", ""), ("b/helpers/mod.rs", ""), ("c/Common.toml", "")]);
         assert_eq!(names_say_something(&files).len(), 3);
-        let files = Files::in_memory(&[
-            ("a/database.rs", ""),
-            ("b/baseline/mod.rs", ""),
-            ("c/utilities.md", ""),
-        ]);
+        let files = Files::in_memory(&[("a/database.rs", ""), ("b/baseline/mod.rs", ""), ("c/utilities.md", "")]);
         assert_eq!(names_say_something(&files), []);
     }
 
     #[test]
     fn large_files_are_found() {
         let large = "x".repeat((1 << 20) + 1);
-        let found = files_are_small(&Files::in_memory(&[
-            ("a.png", &large),
-            ("b.png", &large[1..]),
-        ]));
+        let found = files_are_small(&Files::in_memory(&[("a.png", &large), ("b.png", &large[1..])]));
         assert_eq!(found.len(), 1);
-        assert!(
-            found[0].message.starts_with("1048577 bytes"),
-            "{}",
-            found[0]
-        );
+        assert!(found[0].message.starts_with("1048577 bytes"), "{}", found[0]);
     }
 
     #[test]

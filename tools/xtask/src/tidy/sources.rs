@@ -10,24 +10,14 @@ use super::files::Files;
 const OUTSIDE: [&str; 7] = ["fs", "io", "net", "env", "thread", "time", "process"];
 
 /// Words that stand for random numbers, in Rust's crates and in tch.
-const RANDOM: [&str; 7] = [
-    "rand",
-    "rand_chacha",
-    "rand_distr",
-    "randn",
-    "randint",
-    "randperm",
-    "getrandom",
-];
+const RANDOM: [&str; 7] = ["rand", "rand_chacha", "rand_distr", "randn", "randint", "randperm", "getrandom"];
 
 const PRINTING: [&str; 5] = ["println", "eprintln", "print", "eprint", "dbg"];
 
 /// Words that say which process this is.
 const RANKS: [&str; 4] = ["rank", "world_size", "local_rank", "global_rank"];
 
-const CPP: [&str; 10] = [
-    "cpp", "cc", "cxx", "c", "h", "hh", "hpp", "hxx", "cu", "cuh",
-];
+const CPP: [&str; 10] = ["cpp", "cc", "cxx", "c", "h", "hh", "hpp", "hxx", "cu", "cuh"];
 
 /// Longer files are split along what they do.
 const MOST_LINES: usize = 500;
@@ -53,17 +43,10 @@ pub fn test_files(files: &Files) -> BTreeSet<&str> {
         }));
     }
     let is_test = |path: &str| {
-        let below = |stem: &String| {
-            path.strip_prefix(stem.as_str())
-                .is_some_and(|rest| rest.starts_with(['/', '.']))
-        };
+        let below = |stem: &String| path.strip_prefix(stem.as_str()).is_some_and(|rest| rest.starts_with(['/', '.']));
         path.contains("/tests/") || stems.iter().any(below)
     };
-    files
-        .with_extension("rs")
-        .map(|(path, _)| path)
-        .filter(|path| is_test(path))
-        .collect()
+    files.with_extension("rs").map(|(path, _)| path).filter(|path| is_test(path)).collect()
 }
 
 /// Invariant 1: sparc-core does no I/O, draws no random numbers and knows no rank.
@@ -85,18 +68,14 @@ pub fn core_is_pure(files: &Files) -> Vec<Violation> {
         }
         for (line, word, after) in code::words(&production) {
             if RANDOM.contains(&word) {
-                let message = format!(
-                    "sparc-core draws random numbers (`{word}`); take the numbers or a seed as an argument"
-                );
+                let message =
+                    format!("sparc-core draws random numbers (`{word}`); take the numbers or a seed as an argument");
                 violations.push(Violation::new(path, line, message));
             } else if PRINTING.contains(&word) && after.starts_with('!') {
-                let message = format!(
-                    "sparc-core prints (`{word}!`); return the value, or a diagnostic in LossTerms"
-                );
+                let message = format!("sparc-core prints (`{word}!`); return the value, or a diagnostic in LossTerms");
                 violations.push(Violation::new(path, line, message));
             } else if RANKS.contains(&word) {
-                let message =
-                    format!("sparc-core knows `{word}`; take (local, global, row_offset) instead");
+                let message = format!("sparc-core knows `{word}`; take (local, global, row_offset) instead");
                 violations.push(Violation::new(path, line, message));
             }
         }
@@ -137,17 +116,10 @@ pub fn rank_stays_in_dist(files: &Files) -> Vec<Violation> {
 /// Invariant 4: unsafe code and C++ in sparc-torch only, tests included.
 pub fn unsafe_stays_in_sparc_torch(files: &Files) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for path in files
-        .paths()
-        .filter(|path| !path.starts_with("crates/sparc-torch/"))
-    {
+    for path in files.paths().filter(|path| !path.starts_with("crates/sparc-torch/")) {
         let extension = path.rsplit_once('.').map_or("", |(_, extension)| extension);
         if CPP.contains(&extension) {
-            violations.push(Violation::new(
-                path,
-                1,
-                "C++ outside sparc-torch; move it there behind a safe function",
-            ));
+            violations.push(Violation::new(path, 1, "C++ outside sparc-torch; move it there behind a safe function"));
         }
         if extension == "rs" {
             let code = code::without_comments_and_literals(files.text(path).unwrap_or_default());
@@ -171,9 +143,8 @@ pub fn files_are_in_shape(files: &Files) -> Vec<Violation> {
         let code = code::without_comments_and_literals(text);
         let n_lines = lines_without_tests(&code);
         if n_lines > MOST_LINES {
-            let message = format!(
-                "{n_lines} lines without tests are more than {MOST_LINES}; split the file along what it does"
-            );
+            let message =
+                format!("{n_lines} lines without tests are more than {MOST_LINES}; split the file along what it does");
             violations.push(Violation::new(path, 1, message));
         }
         for (line, word, after) in code::words(&code) {
@@ -185,11 +156,7 @@ pub fn files_are_in_shape(files: &Files) -> Vec<Violation> {
                 ));
             }
         }
-        for (index, _) in code
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| line.contains("#[ignore"))
-        {
+        for (index, _) in code.lines().enumerate().filter(|(_, line)| line.contains("#[ignore")) {
             let message = "a test that is switched off; make it fast or let it skip itself with a reason it prints";
             violations.push(Violation::new(path, index + 1, message));
         }
@@ -227,32 +194,17 @@ mod tests {
     fn pure_core_passes_with_words_in_comments_and_tests() {
         let text = "//! Knows no rank, no std::fs.\nuse std::fmt;\nfn f(random: &str, print: i64) { g(\"rank\") }\n\
                     #[cfg(test)]\nmod tests {\n use std::fs;\n fn h() { println!(\"{}\", rank); }\n}\n";
-        let parent = (
-            "crates/sparc-core/src/objectives/y.rs",
-            "//! Y.\n#[cfg(test)]\nmod reference;\n",
-        );
-        let reference = (
-            "crates/sparc-core/src/objectives/y/reference.rs",
-            "//! R.\nuse std::fs;\n",
-        );
-        assert_eq!(
-            core_is_pure(&Files::in_memory(&[(CORE, text), parent, reference])),
-            []
-        );
+        let parent = ("crates/sparc-core/src/objectives/y.rs", "//! Y.\n#[cfg(test)]\nmod reference;\n");
+        let reference = ("crates/sparc-core/src/objectives/y/reference.rs", "//! R.\nuse std::fs;\n");
+        assert_eq!(core_is_pure(&Files::in_memory(&[(CORE, text), parent, reference])), []);
     }
 
     #[test]
     fn ranks_belong_to_dist() {
         let text = "//! X.\n// rank\nfn f(rank: i64) {}\n";
-        let found = rank_stays_in_dist(&Files::in_memory(&[(
-            "crates/sparc-data/src/loader.rs",
-            text,
-        )]));
+        let found = rank_stays_in_dist(&Files::in_memory(&[("crates/sparc-data/src/loader.rs", text)]));
         assert_eq!(lines(&found), [3]);
-        let world = [(
-            "crates/sparc-eval/src/metrics/x.rs",
-            "//! X.\nfn f(world_size: i64) {}\n",
-        )];
+        let world = [("crates/sparc-eval/src/metrics/x.rs", "//! X.\nfn f(world_size: i64) {}\n")];
         assert_eq!(lines(&rank_stays_in_dist(&Files::in_memory(&world))), [2]);
         let allowed = Files::in_memory(&[
             ("crates/sparc-train/src/dist/group.rs", text),
@@ -260,10 +212,7 @@ mod tests {
             ("crates/sparc-train/tests/it/ranks.rs", text),
             ("crates/sparc-torch/src/group.rs", text),
             ("crates/sparc-eval/src/metrics/retrieval.rs", text),
-            (
-                "crates/sparc-eval/src/lib.rs",
-                "//! X.\nfn f(n_ranked: i64, ranking: i64) {}\n",
-            ),
+            ("crates/sparc-eval/src/lib.rs", "//! X.\nfn f(n_ranked: i64, ranking: i64) {}\n"),
         ]);
         assert_eq!(rank_stays_in_dist(&allowed), []);
     }
@@ -279,10 +228,7 @@ mod tests {
         let allowed = Files::in_memory(&[
             ("crates/sparc-torch/src/lib.rs", text),
             ("crates/sparc-torch/cpp/bridge.cpp", ""),
-            (
-                "crates/sparc-data/src/lib.rs",
-                "//! Nothing unsafe.\n#![forbid(unsafe_code)]\n",
-            ),
+            ("crates/sparc-data/src/lib.rs", "//! Nothing unsafe.\n#![forbid(unsafe_code)]\n"),
         ]);
         assert_eq!(unsafe_stays_in_sparc_torch(&allowed), []);
     }
@@ -293,10 +239,7 @@ mod tests {
         let found = files_are_in_shape(&Files::in_memory(&[
             ("a.rs", "fn f() {}\n"),
             ("b.rs", &long),
-            (
-                "c.rs",
-                "//! C.\nfn f() { todo!() }\n#[test]\n#[ignore = \"slow\"]\nfn g() { unimplemented!() }\n",
-            ),
+            ("c.rs", "//! C.\nfn f() { todo!() }\n#[test]\n#[ignore = \"slow\"]\nfn g() { unimplemented!() }\n"),
         ]));
         assert_eq!(found.len(), 5, "{found:?}");
         assert!(found[1].message.starts_with("501 lines"), "{}", found[1]);
@@ -304,17 +247,8 @@ mod tests {
 
     #[test]
     fn tests_do_not_count_as_length() {
-        let text = format!(
-            "//! X.\nfn f() {{}}\n#[cfg(test)]\nmod tests {{\n{}}}\n",
-            "fn g() {}\n".repeat(800)
-        );
-        assert_eq!(
-            files_are_in_shape(&Files::in_memory(&[("a.rs", &text)])),
-            []
-        );
-        assert_eq!(
-            lines_without_tests(&code::without_comments_and_literals(&text)),
-            2
-        );
+        let text = format!("//! X.\nfn f() {{}}\n#[cfg(test)]\nmod tests {{\n{}}}\n", "fn g() {}\n".repeat(800));
+        assert_eq!(files_are_in_shape(&Files::in_memory(&[("a.rs", &text)])), []);
+        assert_eq!(lines_without_tests(&code::without_comments_and_literals(&text)), 2);
     }
 }

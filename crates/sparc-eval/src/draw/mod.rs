@@ -1,0 +1,18 @@
+//! Pixels: heatmaps over images and alignment sheets.
+//!
+//! Pure functions on [`image::RgbImage`], with no files and no tensors. Text is drawn with the
+//! bitmap font of `noto-sans-mono-bitmap`; a character that the font lacks becomes a box, never a
+//! panic.
+
+mod colour_map;
+mod heatmap;
+mod pieces;
+mod sheet;
+mod text;
+
+pub use colour_map::{INFERNO, inferno};
+pub(crate) use heatmap::{CLEARING, OPACITY, WEAKEST_LEVEL};
+pub use heatmap::{Upsampling, kept_patches, overlay_heatmap, relative_weights};
+pub use pieces::{Token, TokenKind, read_pieces};
+pub use sheet::{AlignmentSheet, TokenHeatmap, alignment_sheet};
+pub use text::{LINE_HEIGHT, draw_text, ellipsise, text_width, wrap_text};

@@ -1,0 +1,19 @@
+//! Numbers from arrays: pure functions on `ndarray`, without a network, a device or a file.
+//!
+//! # Ties
+//!
+//! A network that has collapsed gives every candidate the same score, and a metric that resolves ties
+//! in favour of the right answer then reports 100 %. Here every ranked metric ([`retrieval`],
+//! [`classification`]) is the *expectation over a uniformly random order of the tied candidates*, and
+//! the pointing metric of [`grounding`] spreads its one point evenly over all maxima: a constant
+//! network gets exactly the chance level. [`segmentation`] takes the lowest class index, as an argmax
+//! does everywhere.
+
+pub mod classification;
+pub mod grounding;
+pub mod retrieval;
+pub mod segmentation;
+mod tied_rank;
+pub mod upsample;
+
+pub use tied_rank::TiedRank;

@@ -1,0 +1,193 @@
+//! Metrics as people read them: label, group, unit and direction of every key the tasks report.
+
+/// Which of two values is the better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// The larger.
+    Higher,
+    /// The smaller.
+    Lower,
+    /// Neither: the value is a point of reference, such as chance.
+    Neither,
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// A fraction in `[0, 1]`, written as percent with one decimal.
+    Percent,
+    /// A number, written with four significant digits.
+    Number,
+}
+
+/// What is known about a metric key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricInfo {
+    /// The task, for headings; empty for unknown keys.
+    pub group: String,
+    /// The metric within its group.
+    pub label: String,
+    /// How its values are written.
+    pub unit: Unit,
+    /// Which value wins.
+    pub better: Better,
+}
+
+/// Label, group, unit and direction of a metric key; an unknown key is shown as it is.
+pub fn metric_info(key: &str) -> MetricInfo {
+    let known = |group: &str, label: &str, better| MetricInfo {
+        group: group.to_owned(),
+        label: label.to_owned(),
+        unit: Unit::Percent,
+        better,
+    };
+    let recall = |prefix: &str| key.strip_prefix(prefix).filter(|k| k.parse::<u32>().is_ok());
+    if let Some(k) = recall("image_to_text_R@") {
+        return known("Retrieval", &format!("image to text R@{k}"), Better::Higher);
+    }
+    if let Some(k) = recall("text_to_image_R@") {
+        return known("Retrieval", &format!("text to image R@{k}"), Better::Higher);
+    }
+    let (classify, segment, ground) = ("Zero-shot classification", "Segmentation", "Grounding");
+    match key {
+        "zeroshot_acc1" => known(classify, "top-1 accuracy", Better::Higher),
+        "zeroshot_acc5" => known(classify, "top-5 accuracy", Better::Higher),
+        "zeroshot_mean_per_class_recall" => known(classify, "mean per-class recall", Better::Higher),
+        "segmentation_mIoU" => known(segment, "mIoU", Better::Higher),
+        "segmentation_mIoU_with_background" => known(segment, "mIoU with background", Better::Higher),
+        "segmentation_mIoU_per_image" => known(segment, "mIoU per image", Better::Higher),
+        "grounding_pointing_accuracy" => known(ground, "pointing accuracy", Better::Higher),
+        "grounding_mean_IoU" => known(ground, "mean IoU", Better::Higher),
+        "grounding_chance" => known(ground, "pointing by chance", Better::Neither),
+        _ => MetricInfo { group: String::new(), label: key.to_owned(), unit: Unit::Number, better: Better::Neither },
+    }
+}
+
+/// One metric of every method.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricRow {
+    /// The key in `summary.json`.
+    pub key: String,
+    /// Label, group, unit and direction.
+    pub info: MetricInfo,
+    /// One value a method, in the order of the methods; `None` where it was not measured.
+    pub values: Vec<Option<f64>>,
+}
+
+impl MetricRow {
+    /// A row described by [`metric_info`].
+    pub fn new(key: impl Into<String>, values: Vec<Option<f64>>) -> Self {
+        let key = key.into();
+        Self { info: metric_info(&key), key, values }
+    }
+
+    /// The value of method `index` as it is shown; `–` where there is none.
+    pub(super) fn shown(&self, index: usize) -> String {
+        self.value(index).map_or_else(|| "–".to_owned(), |value| self.write(value))
+    }
+
+    /// The value of method `index` if it was measured and is finite.
+    pub(super) fn value(&self, index: usize) -> Option<f64> {
+        self.values.get(index).copied().flatten().filter(|value| value.is_finite())
+    }
+
+    fn write(&self, value: f64) -> String {
+        match self.info.unit {
+            Unit::Percent => format!("{:.1}", 100.0 * value),
+            Unit::Number => significant(value),
+        }
+    }
+
+    /// For each method whether its value, as shown, is the best; nobody wins where all are equal.
+    pub(super) fn best(&self) -> Vec<bool> {
+        let sign = match self.info.better {
+            Better::Higher => 1.0,
+            Better::Lower => -1.0,
+            Better::Neither => return vec![false; self.values.len()],
+        };
+        // Compared as written, so that two equal figures are never marked differently.
+        let ranks: Vec<Option<f64>> = (0..self.values.len())
+            .map(|index| Some(sign * self.write(self.value(index)?).parse::<f64>().ok()?))
+            .collect();
+        let measured = || ranks.iter().flatten().copied();
+        let best = measured().fold(f64::NEG_INFINITY, f64::max);
+        let contested = measured().any(|rank| rank < best);
+        ranks.into_iter().map(|rank| contested && rank == Some(best)).collect()
+    }
+}
+
+/// `value` with four significant digits, in plain notation where that is short.
+pub(super) fn significant(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let magnitude = value.abs().log10().floor();
+    if !(-4.0..15.0).contains(&magnitude) {
+        return format!("{value:.3e}");
+    }
+    let decimals = (3.0 - magnitude).max(0.0) as usize;
+    let text = format!("{value:.decimals$}");
+    if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: [&str; 15] = [
+        "image_to_text_R@1",
+        "image_to_text_R@5",
+        "image_to_text_R@10",
+        "text_to_image_R@1",
+        "text_to_image_R@5",
+        "text_to_image_R@10",
+        "zeroshot_acc1",
+        "zeroshot_acc5",
+        "zeroshot_mean_per_class_recall",
+        "segmentation_mIoU",
+        "segmentation_mIoU_with_background",
+        "segmentation_mIoU_per_image",
+        "grounding_pointing_accuracy",
+        "grounding_mean_IoU",
+        "grounding_chance",
+    ];
+
+    #[test]
+    fn every_key_of_the_tasks_has_a_label_of_its_own() {
+        let labels: std::collections::BTreeSet<_> =
+            KEYS.iter().map(|key| (metric_info(key).group, metric_info(key).label)).collect();
+        assert_eq!(labels.len(), KEYS.len());
+        assert!(KEYS.iter().all(|key| metric_info(key).label != *key));
+        assert_eq!(metric_info("grounding_chance").better, Better::Neither);
+    }
+
+    #[test]
+    fn unknown_keys_are_shown_as_they_are() {
+        for key in ["samples_per_s", "image_to_text_R@x", ""] {
+            assert_eq!(metric_info(key).label, key);
+        }
+    }
+
+    #[test]
+    fn best_is_judged_as_shown() {
+        let best = |values: &[Option<f64>]| MetricRow::new("zeroshot_acc1", values.to_vec()).best();
+        assert_eq!(best(&[Some(0.2), Some(0.3), None]), [false, true, false]);
+        assert_eq!(best(&[Some(0.30001), Some(0.3), Some(0.1)]), [true, true, false]);
+        assert_eq!(best(&[Some(0.3), Some(0.3)]), [false, false]);
+        assert_eq!(best(&[Some(0.3)]), [false]);
+        assert_eq!(best(&[Some(f64::NAN), Some(0.1), Some(0.0)]), [false, true, false]);
+        let chance = MetricRow::new("grounding_chance", vec![Some(0.1), Some(0.2)]);
+        assert_eq!(chance.best(), [false, false]);
+        let mut loss = MetricRow::new("loss", vec![Some(2.0), Some(1.0)]);
+        loss.info.better = Better::Lower;
+        assert_eq!(loss.best(), [false, true]);
+    }
+
+    #[test]
+    fn numbers_have_four_significant_digits() {
+        assert_eq!(
+            [0.0, 1.0, 1234.56, 0.012344, -2.71449, 2.0e-9].map(significant),
+            ["0", "1", "1235", "0.01234", "-2.714", "2.000e-9"]
+        );
+    }
+}

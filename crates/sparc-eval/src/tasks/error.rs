@@ -1,0 +1,118 @@
+//! What can go wrong while evaluating.
+
+use std::fmt;
+
+/// The tasks that [`super::evaluate`] knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Captions for images and images for captions.
+    Retrieval,
+    /// Class names for images.
+    ZeroshotClassification,
+    /// Class names for pixels.
+    ZeroshotSegmentation,
+    /// Places for phrases.
+    PhraseGrounding,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Task::Retrieval => "retrieval",
+            Task::ZeroshotClassification => "zero-shot classification",
+            Task::ZeroshotSegmentation => "zero-shot segmentation",
+            Task::PhraseGrounding => "phrase grounding",
+        })
+    }
+}
+
+/// Why an evaluation gave no results.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// The request names no task.
+    #[error("no task was requested")]
+    NothingRequested,
+    /// A setting of the request makes no sense.
+    #[error("`{field}` is {value}, but must be {expected}")]
+    InvalidRequest {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is possible.
+        expected: &'static str,
+    },
+    /// Reading a sample failed.
+    #[error("a sample could not be read")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no sample at all.
+    #[error("there is no image to evaluate on")]
+    NoImages,
+    /// No sample has what a task needs.
+    #[error("{task} has nothing to evaluate: none of {n_images} images has {needs} (`{field}`)")]
+    NoUsableSample {
+        /// The task.
+        task: Task,
+        /// The field of [`sparc_core::EvalSample`] that is missing.
+        field: &'static str,
+        /// What the field would have to hold.
+        needs: &'static str,
+        /// Images seen.
+        n_images: usize,
+    },
+    /// The network's features of a sample are NaN, infinite, or too large to be normalised.
+    #[error("sample `{key}`: the {what} is not finite")]
+    NonFinite {
+        /// Key of the sample.
+        key: String,
+        /// Which features.
+        what: String,
+    },
+    /// The network's embedding of a class prompt is NaN, infinite, or too large to be normalised.
+    #[error("the embedding of the class prompt `{prompt}` is not finite")]
+    NonFinitePrompt {
+        /// The prompt.
+        prompt: String,
+    },
+    /// A sample's image is not what the network takes.
+    #[error("sample `{key}`: the image has shape {found:?}, but the network takes {expected:?}")]
+    ImageShape {
+        /// Key of the sample.
+        key: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// Channels, height, width.
+        expected: [i64; 3],
+    },
+    /// A sample's class index has no name.
+    #[error("sample `{key}`: class {class} is not in the list of {n_classes} classes")]
+    UnknownClass {
+        /// Key of the sample.
+        key: String,
+        /// Its class.
+        class: usize,
+        /// Length of the class list.
+        n_classes: usize,
+    },
+    /// A label of a sample's label map has no name.
+    #[error("sample `{key}`: label {label} is not in the list of segmentation classes")]
+    UnknownLabel {
+        /// Key of the sample.
+        key: String,
+        /// The label.
+        label: u8,
+    },
+    /// A label map does not hold what its size says.
+    #[error("sample `{key}`: the label map of {height} x {width} pixels holds {found} labels")]
+    LabelMapSize {
+        /// Key of the sample.
+        key: String,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Labels.
+        found: usize,
+    },
+}

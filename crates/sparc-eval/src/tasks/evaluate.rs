@@ -1,0 +1,246 @@
+//! One pass over the samples for all tasks.
+
+use ndarray::{Array2, Axis};
+use sparc_core::{Encoder, EvalSample, ImageFeatures, PatchPath, Tokenize};
+use tch::Tensor;
+
+use super::features::{TextEmbedder, normalized_rows};
+use super::phrase_grounding::GroundingTask;
+use super::retrieval::RetrievalTask;
+use super::zeroshot_classification::ClassificationTask;
+use super::zeroshot_segmentation::SegmentationTask;
+use super::{EvalError, EvalRequest, EvalResults, Protocol};
+
+/// How far an evaluation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Class prompts are being embedded; so many classes of so many are done.
+    Classes {
+        /// Done.
+        n_done: usize,
+        /// All.
+        n_classes: usize,
+    },
+    /// So many images are done, those without annotations included.
+    Images {
+        /// Done.
+        n_done: usize,
+    },
+    /// All images are done; retrieval ranks are being computed.
+    Ranking,
+}
+
+/// Runs the requested tasks in one pass over the samples, without gradients.
+///
+/// Images are encoded `batch_size` at a time; those that no task can use are not encoded at all.
+/// Memory holds one batch, and for retrieval the pooled embeddings of all images and captions.
+///
+/// # Errors
+///
+/// See [`EvalError`]; the first error ends the evaluation.
+///
+/// # Panics
+///
+/// If the network's outputs have shapes that contradict each other.
+pub fn evaluate<E>(
+    encoder: &dyn Encoder,
+    tokenizer: &dyn Tokenize,
+    samples: impl Iterator<Item = Result<EvalSample, E>>,
+    request: &EvalRequest,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<EvalResults, EvalError>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    request.check()?;
+    tch::no_grad(|| {
+        let mut tasks = Tasks::new(encoder, tokenizer, request, progress)?;
+        let mut batch = Vec::with_capacity(request.batch_size);
+        let mut n_images = 0;
+        for sample in samples {
+            let sample = sample.map_err(|error| EvalError::Source(error.into()))?;
+            n_images += 1;
+            if tasks.admit(&sample)? {
+                batch.push(sample);
+            }
+            if batch.len() == request.batch_size {
+                tasks.add_batch(&batch)?;
+                batch.clear();
+                progress(Progress::Images { n_done: n_images });
+            }
+        }
+        if !batch.is_empty() {
+            tasks.add_batch(&batch)?;
+        }
+        progress(Progress::Images { n_done: n_images });
+        tasks.finish(n_images, progress)
+    })
+}
+
+struct Tasks<'a> {
+    encoder: &'a dyn Encoder,
+    embedder: TextEmbedder<'a>,
+    request: &'a EvalRequest,
+    retrieval: Option<RetrievalTask>,
+    classification: Option<ClassificationTask<'a>>,
+    segmentation: Option<SegmentationTask<'a>>,
+    grounding: Option<GroundingTask>,
+}
+
+impl<'a> Tasks<'a> {
+    fn new(
+        encoder: &'a dyn Encoder,
+        tokenizer: &'a dyn Tokenize,
+        request: &'a EvalRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Tasks<'a>, EvalError> {
+        let embedder = TextEmbedder::new(encoder, tokenizer, request);
+        let mut n_before = 0;
+        let n_classes = request.classification.as_ref().map_or(0, |classes| classes.names.len())
+            + request.segmentation.as_ref().map_or(0, |classes| classes.names.len());
+        let mut classification = None;
+        if let Some(classes) = &request.classification {
+            classification = Some(ClassificationTask::new(classes, embedder, |n_done| {
+                progress(Progress::Classes { n_done, n_classes });
+            })?);
+            n_before = classes.names.len();
+        }
+        let mut segmentation = None;
+        if let Some(classes) = &request.segmentation {
+            segmentation = Some(SegmentationTask::new(classes, request.upsampling, embedder, |n_done| {
+                progress(Progress::Classes { n_done: n_before + n_done, n_classes });
+            })?);
+        }
+        Ok(Tasks {
+            encoder,
+            embedder,
+            request,
+            retrieval: request.retrieval.then(RetrievalTask::default),
+            classification,
+            segmentation,
+            grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
+        })
+    }
+
+    /// Counts what the sample lacks, and says whether any task can use it.
+    fn admit(&mut self, sample: &EvalSample) -> Result<bool, EvalError> {
+        // Every task must hear of every sample, so no lazy `||` here.
+        let mut is_wanted = false;
+        if let Some(task) = &mut self.retrieval {
+            is_wanted |= task.admit(sample);
+        }
+        if let Some(task) = &mut self.classification {
+            is_wanted |= task.admit(sample)?;
+        }
+        if let Some(task) = &mut self.segmentation {
+            is_wanted |= task.admit(sample);
+        }
+        if let Some(task) = &mut self.grounding {
+            is_wanted |= task.admit(sample);
+        }
+        Ok(is_wanted)
+    }
+
+    fn add_batch(&mut self, samples: &[EvalSample]) -> Result<(), EvalError> {
+        let features = self.encode(samples)?;
+        if self.retrieval.is_some() || self.classification.is_some() {
+            self.add_pooled(samples, &features)?;
+        }
+        if self.segmentation.is_some() || self.grounding.is_some() {
+            for (index, sample) in samples.iter().enumerate() {
+                self.add_patches(sample, &features, index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, samples: &[EvalSample]) -> Result<ImageFeatures, EvalError> {
+        let (height, width) = self.encoder.image_size();
+        let expected = [3, height, width];
+        for sample in samples {
+            let found = sample.image_chw.size();
+            if found != expected {
+                return Err(EvalError::ImageShape { key: sample.key.clone(), found, expected });
+            }
+        }
+        let images: Vec<&Tensor> = samples.iter().map(|sample| &sample.image_chw).collect();
+        let images_bchw = Tensor::stack(&images, 0).to_device(self.request.device);
+        let features = self.encoder.encode_images(&images_bchw, self.request.patch_path);
+        let n_samples = samples.len() as i64;
+        let (pooled, patches) = (features.pooled_bd.size(), features.patches_bpd.size());
+        assert!(
+            pooled.len() == 2 && pooled[0] == n_samples,
+            "pooled features {pooled:?} of {n_samples} images are not [B, D]"
+        );
+        assert!(
+            patches.len() == 3 && patches[0] == n_samples && patches[1] == features.grid.len(),
+            "patch features {patches:?} of {n_samples} images on {:?} are not [B, P, D]",
+            features.grid
+        );
+        Ok(features)
+    }
+
+    fn add_pooled(&mut self, samples: &[EvalSample], features: &ImageFeatures) -> Result<(), EvalError> {
+        // Each task sees its own rows: an image without a caption may still have a class.
+        let pooled_bd = normalized_rows(&features.pooled_bd, |row| EvalError::NonFinite {
+            key: samples[row].key.clone(),
+            what: "pooled image embedding".to_owned(),
+        })?;
+        let rows_where = |is_wanted: &dyn Fn(&EvalSample) -> bool| -> (Vec<&EvalSample>, Array2<f32>) {
+            let rows: Vec<usize> = (0..samples.len()).filter(|&row| is_wanted(&samples[row])).collect();
+            (rows.iter().map(|&row| &samples[row]).collect(), pooled_bd.select(Axis(0), &rows))
+        };
+        if let Some(task) = &mut self.retrieval {
+            let (samples, pooled_bd) = rows_where(&RetrievalTask::takes);
+            task.add_batch(&samples, pooled_bd.view(), self.embedder)?;
+        }
+        if let Some(task) = &mut self.classification {
+            let (samples, pooled_bd) = rows_where(&|sample| sample.class.is_some());
+            task.add_batch(&samples, pooled_bd.view());
+        }
+        Ok(())
+    }
+
+    fn add_patches(&mut self, sample: &EvalSample, features: &ImageFeatures, index: usize) -> Result<(), EvalError> {
+        if sample.segmentation.is_none() && sample.regions.is_none() {
+            return Ok(());
+        }
+        let patches_pd = normalized_rows(&features.patches_bpd.get(index as i64), |patch| EvalError::NonFinite {
+            key: sample.key.clone(),
+            what: format!("embedding of patch {patch}"),
+        })?;
+        if let Some(task) = &mut self.segmentation {
+            task.add_image(sample, patches_pd.view(), features.grid)?;
+        }
+        if let Some(task) = &mut self.grounding {
+            let (height, width) = self.encoder.image_size();
+            let size = (height as usize, width as usize);
+            task.add_image(sample, patches_pd.view(), features.grid, size, self.embedder)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, n_images: usize, progress: &mut dyn FnMut(Progress)) -> Result<EvalResults, EvalError> {
+        if n_images == 0 {
+            return Err(EvalError::NoImages);
+        }
+        if self.retrieval.is_some() {
+            progress(Progress::Ranking);
+        }
+        Ok(EvalResults {
+            n_images,
+            protocol: Protocol {
+                patch_path: match self.request.patch_path {
+                    PatchPath::Global => "global".to_owned(),
+                    PatchPath::Local => "local".to_owned(),
+                },
+                upsampling: self.request.upsampling,
+                heatmap_threshold: self.request.heatmap_threshold,
+            },
+            retrieval: self.retrieval.map(|task| task.finish(n_images)).transpose()?,
+            classification: self.classification.map(|task| task.finish(n_images)).transpose()?,
+            segmentation: self.segmentation.map(|task| task.finish(n_images)).transpose()?,
+            grounding: self.grounding.map(|task| task.finish(n_images)).transpose()?,
+        })
+    }
+}

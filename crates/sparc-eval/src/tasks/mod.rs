@@ -1,0 +1,31 @@
+//! Zero-shot tasks: a network, a tokenizer and annotated images in, numbers out.
+//!
+//! [`evaluate`] runs every task of an [`EvalRequest`] in one pass over the samples, and sees the network
+//! only through [`sparc_core::Encoder`] and [`sparc_core::Tokenize`]. What each task does is told in its
+//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding.
+//!
+//! A sample without the annotation that a task needs is left out of that task and counted. A task that
+//! is left without any sample is an error ([`EvalError::NoUsableSample`]), and so are features that are
+//! not finite: neither may look like a number.
+
+mod class_list;
+mod error;
+mod evaluate;
+mod features;
+mod phrase_grounding;
+mod request;
+mod results;
+mod retrieval;
+mod zeroshot_classification;
+mod zeroshot_segmentation;
+
+#[cfg(test)]
+mod tests;
+
+pub use class_list::{ClassListError, ClassSet, DEFAULT_TEMPLATES, SegmentationClasses, Templates};
+pub use error::{EvalError, Task};
+pub use evaluate::{Progress, evaluate};
+pub use request::EvalRequest;
+pub use results::{
+    ClassScore, ClassificationResults, EvalResults, GroundingResults, Protocol, RetrievalResults, SegmentationResults,
+};

@@ -1,0 +1,185 @@
+//! Phrase grounding: the heatmap of a phrase over an image should lie on the box of the phrase.
+//!
+//! The heatmap is the cosine of the phrase's pooled embedding with every patch, upsampled bilinearly
+//! to the size of the network input, where it is scored by [`crate::metrics::grounding`].
+//!
+//! # Rules
+//!
+//! - Regions of one image with the same phrase (after trimming) are one query with several boxes: the
+//!   network cannot know which of five "person" boxes is meant. Means are over queries.
+//! - Boxes are clipped to the image. A box without area inside it (or with a NaN) and a region with an
+//!   empty phrase are skipped and counted.
+
+use ndarray::{Array2, ArrayView2};
+use sparc_core::{EvalSample, PatchGrid, Region};
+
+use super::features::TextEmbedder;
+use super::{EvalError, GroundingResults, Task};
+use crate::metrics::grounding::{FOUND_IOU, GroundingScore, grounding_score};
+use crate::metrics::upsample::upsample_bilinear;
+
+pub(super) struct GroundingTask {
+    threshold: f64,
+    n_images: usize,
+    n_phrases: usize,
+    n_boxes: usize,
+    n_without_regions: usize,
+    n_empty_phrases: usize,
+    n_empty_boxes: usize,
+    n_found: usize,
+    sum: GroundingScore,
+}
+
+/// A phrase of one image with all its boxes.
+#[derive(Debug, PartialEq)]
+struct Query<'a> {
+    phrase: &'a str,
+    boxes: Vec<[f32; 4]>,
+}
+
+/// The box clipped to the image; `None` if nothing is left of it.
+fn clipped(region: &Region) -> Option<[f32; 4]> {
+    let clipped = region.box_xyxy.map(|edge| edge.clamp(0.0, 1.0));
+    let [x0, y0, x1, y1] = clipped;
+    (x0 < x1 && y0 < y1).then_some(clipped)
+}
+
+fn queries(regions: &[Region]) -> Vec<Query<'_>> {
+    let mut queries: Vec<Query<'_>> = Vec::new();
+    for region in regions {
+        let phrase = region.text.trim();
+        let Some(truth) = clipped(region).filter(|_| !phrase.is_empty()) else {
+            continue;
+        };
+        match queries.iter_mut().find(|query| query.phrase == phrase) {
+            Some(query) => query.boxes.push(truth),
+            None => queries.push(Query { phrase, boxes: vec![truth] }),
+        }
+    }
+    queries
+}
+
+impl GroundingTask {
+    pub fn new(threshold: f64) -> GroundingTask {
+        GroundingTask {
+            threshold,
+            n_images: 0,
+            n_phrases: 0,
+            n_boxes: 0,
+            n_without_regions: 0,
+            n_empty_phrases: 0,
+            n_empty_boxes: 0,
+            n_found: 0,
+            sum: GroundingScore { pointing: 0.0, box_iou: 0.0, mask_iou: 0.0, chance: 0.0 },
+        }
+    }
+
+    /// Counts what the sample lacks, and says whether it takes part.
+    pub fn admit(&mut self, sample: &EvalSample) -> bool {
+        let mut is_usable = false;
+        for region in sample.regions.iter().flatten() {
+            if region.text.trim().is_empty() {
+                self.n_empty_phrases += 1;
+            } else if clipped(region).is_none() {
+                self.n_empty_boxes += 1;
+            } else {
+                is_usable = true;
+            }
+        }
+        self.n_without_regions += usize::from(!is_usable);
+        is_usable
+    }
+
+    /// Takes one image, if it has regions. `patches_pd` are L2-normalised; the image has
+    /// `height` × `width` pixels.
+    pub fn add_image(
+        &mut self,
+        sample: &EvalSample,
+        patches_pd: ArrayView2<'_, f32>,
+        grid: PatchGrid,
+        (height, width): (usize, usize),
+        embedder: TextEmbedder<'_>,
+    ) -> Result<(), EvalError> {
+        let queries = queries(sample.regions.as_deref().unwrap_or(&[]));
+        if queries.is_empty() {
+            return Ok(());
+        }
+        let phrases: Vec<&str> = queries.iter().map(|query| query.phrase).collect();
+        let phrases_qd = embedder.embed(&phrases, |index| EvalError::NonFinite {
+            key: sample.key.clone(),
+            what: format!("embedding of the phrase `{}`", phrases[index]),
+        })?;
+        let heat_qp = phrases_qd.dot(&patches_pd.t());
+        for (query, heat_p) in queries.iter().zip(heat_qp.rows()) {
+            let shape = (grid.height as usize, grid.width as usize);
+            let heat_hw = Array2::from_shape_vec(shape, heat_p.to_vec()).expect("P = h * w patches");
+            let heatmap_hw = upsample_bilinear(heat_hw.view(), height, width);
+            self.add_score(grounding_score(heatmap_hw.view(), &query.boxes, self.threshold));
+            self.n_boxes += query.boxes.len();
+        }
+        self.n_images += 1;
+        Ok(())
+    }
+
+    fn add_score(&mut self, score: GroundingScore) {
+        self.n_phrases += 1;
+        self.n_found += usize::from(score.box_iou >= FOUND_IOU);
+        self.sum.pointing += score.pointing;
+        self.sum.box_iou += score.box_iou;
+        self.sum.mask_iou += score.mask_iou;
+        self.sum.chance += score.chance;
+    }
+
+    pub fn finish(self, n_seen: usize) -> Result<GroundingResults, EvalError> {
+        if self.n_phrases == 0 {
+            return Err(EvalError::NoUsableSample {
+                task: Task::PhraseGrounding,
+                field: "regions",
+                needs: "a region with a phrase and a box",
+                n_images: n_seen,
+            });
+        }
+        let n_phrases = self.n_phrases as f64;
+        Ok(GroundingResults {
+            n_images: self.n_images,
+            n_phrases: self.n_phrases,
+            n_boxes: self.n_boxes,
+            n_without_regions: self.n_without_regions,
+            n_empty_phrases: self.n_empty_phrases,
+            n_empty_boxes: self.n_empty_boxes,
+            pointing_accuracy: self.sum.pointing / n_phrases,
+            mean_box_iou: self.sum.box_iou / n_phrases,
+            mean_mask_iou: self.sum.mask_iou / n_phrases,
+            box_accuracy: self.n_found as f64 / n_phrases,
+            chance: self.sum.chance / n_phrases,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(text: &str, box_xyxy: [f32; 4]) -> Region {
+        Region { box_xyxy, text: text.to_owned() }
+    }
+
+    #[test]
+    fn equal_phrases_are_one_query_and_unusable_regions_none() {
+        let whole = [0.0, 0.0, 1.0, 1.0];
+        let regions = [
+            region("dog", [0.0, 0.0, 0.5, 0.5]),
+            region("cat", whole),
+            region(" dog", [-0.5, 0.5, 0.5, 1.5]),
+            region("  ", whole),
+            region("bird", [0.5, 0.5, 0.5, 0.9]),
+            region("bird", [1.2, 0.0, 1.4, 1.0]),
+            region("bird", [f32::NAN, 0.0, 1.0, 1.0]),
+        ];
+        let expected = [
+            Query { phrase: "dog", boxes: vec![[0.0, 0.0, 0.5, 0.5], [0.0, 0.5, 0.5, 1.0]] },
+            Query { phrase: "cat", boxes: vec![whole] },
+        ];
+        assert_eq!(queries(&regions), expected);
+    }
+}

@@ -1,0 +1,73 @@
+//! What to evaluate, and how.
+
+use sparc_core::PatchPath;
+use tch::Device;
+
+use super::{ClassSet, EvalError, SegmentationClasses};
+use crate::metrics::grounding;
+use crate::metrics::upsample::Upsampling;
+
+/// The tasks to run and the choices that their numbers depend on. [`EvalRequest::new`] asks for no
+/// task; set the ones you want. The choices are reported in [`super::Protocol`].
+#[derive(Debug, Clone)]
+pub struct EvalRequest {
+    /// Run image-text retrieval.
+    pub retrieval: bool,
+    /// Run zero-shot classification into these classes.
+    pub classification: Option<ClassSet>,
+    /// Run zero-shot segmentation into these classes.
+    pub segmentation: Option<SegmentationClasses>,
+    /// Run phrase grounding.
+    pub grounding: bool,
+    /// Which patch features segmentation and grounding read.
+    pub patch_path: PatchPath,
+    /// How segmentation comes from patches to pixels.
+    pub upsampling: Upsampling,
+    /// Where grounding cuts the min-max-normalised heatmap, in `[0, 1]`.
+    pub heatmap_threshold: f64,
+    /// Images encoded together; it changes speed and memory, not the numbers.
+    pub batch_size: usize,
+    /// Texts encoded together; likewise.
+    pub text_batch_size: usize,
+    /// Where the network lies.
+    pub device: Device,
+}
+
+impl EvalRequest {
+    /// No task yet; patches along the global path and bilinear scores (SPARC's path, and the usual
+    /// interpolation), heatmaps cut at half of their range.
+    pub fn new(device: Device) -> EvalRequest {
+        EvalRequest {
+            retrieval: false,
+            classification: None,
+            segmentation: None,
+            grounding: false,
+            patch_path: PatchPath::Global,
+            upsampling: Upsampling::BilinearScores,
+            heatmap_threshold: grounding::DEFAULT_THRESHOLD,
+            batch_size: 64,
+            text_batch_size: 256,
+            device,
+        }
+    }
+
+    /// Refuses requests that could only give nonsense.
+    pub(super) fn check(&self) -> Result<(), EvalError> {
+        if !self.retrieval && self.classification.is_none() && self.segmentation.is_none() && !self.grounding {
+            return Err(EvalError::NothingRequested);
+        }
+        for (field, size) in [("batch_size", self.batch_size), ("text_batch_size", self.text_batch_size)] {
+            if size == 0 {
+                return Err(EvalError::InvalidRequest { field, value: size.to_string(), expected: "at least 1" });
+            }
+        }
+        if !(0.0..=1.0).contains(&self.heatmap_threshold) {
+            return Err(EvalError::InvalidRequest {
+                field: "heatmap_threshold",
+                value: self.heatmap_threshold.to_string(),
+                expected: "in [0, 1]",
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! The numbers of an evaluation, and what they depend on.
+
+use serde::{Deserialize, Serialize};
+
+use super::Templates;
+use crate::metrics::upsample::Upsampling;
+
+/// Everything that [`super::evaluate`] found out. Rates are in `[0, 1]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalResults {
+    /// Images seen, with or without annotations.
+    pub n_images: usize,
+    /// The choices behind the numbers.
+    pub protocol: Protocol,
+    /// Retrieval, if it was asked for.
+    pub retrieval: Option<RetrievalResults>,
+    /// Zero-shot classification, if it was asked for.
+    pub classification: Option<ClassificationResults>,
+    /// Zero-shot segmentation, if it was asked for.
+    pub segmentation: Option<SegmentationResults>,
+    /// Phrase grounding, if it was asked for.
+    pub grounding: Option<GroundingResults>,
+}
+
+/// The choices of the request that change numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Protocol {
+    /// `global` or `local`: which patch features segmentation and grounding read.
+    pub patch_path: String,
+    /// How segmentation comes from patches to pixels.
+    pub upsampling: Upsampling,
+    /// Where grounding cuts its min-max-normalised heatmaps.
+    pub heatmap_threshold: f64,
+}
+
+/// Image-text retrieval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalResults {
+    /// Images with a caption.
+    pub n_images: usize,
+    /// Captions.
+    pub n_captions: usize,
+    /// Images left out because they have no caption (or only empty ones).
+    pub n_without_captions: usize,
+    /// Empty captions skipped.
+    pub n_empty_captions: usize,
+    /// Recall@1, @5, @10 of captions for images.
+    pub image_to_text_recall: [f64; 3],
+    /// Recall@1, @5, @10 of images for captions.
+    pub text_to_image_recall: [f64; 3],
+    /// Mean rank, from 1, of an image's first own caption.
+    pub image_to_text_mean_rank: f64,
+    /// Median of the same.
+    pub image_to_text_median_rank: f64,
+    /// Mean rank, from 1, of a caption's image.
+    pub text_to_image_mean_rank: f64,
+    /// Median of the same.
+    pub text_to_image_median_rank: f64,
+}
+
+/// A number of one class; none where the class does not occur.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassScore {
+    /// The class.
+    pub name: String,
+    /// Its number.
+    pub value: Option<f64>,
+}
+
+/// Zero-shot classification.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassificationResults {
+    /// Images with a class.
+    pub n_images: usize,
+    /// Classes to choose from.
+    pub n_classes: usize,
+    /// Images left out because they have no class.
+    pub n_without_class: usize,
+    /// The prompts used.
+    pub templates: Templates,
+    /// Top-1 accuracy.
+    pub accuracy_1: f64,
+    /// Top-5 accuracy; absent with fewer than five classes.
+    pub accuracy_5: Option<f64>,
+    /// Mean recall over the classes that occur.
+    pub mean_per_class_recall: f64,
+    /// Recall of each class.
+    pub recall_per_class: Vec<ClassScore>,
+}
+
+/// Zero-shot segmentation; predictions are foreground classes only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentationResults {
+    /// Images with a label map.
+    pub n_images: usize,
+    /// Foreground classes to choose from.
+    pub n_classes: usize,
+    /// Images left out because they have no label map.
+    pub n_without_segmentation: usize,
+    /// Images whose label map shows no foreground class.
+    pub n_without_foreground: usize,
+    /// The prompts used.
+    pub templates: Templates,
+    /// mIoU of the whole set, background pixels ignored.
+    pub mean_iou: f64,
+    /// mIoU of the whole set, background pixels as false positives; absent where no label means
+    /// background.
+    pub mean_iou_with_background: Option<f64>,
+    /// Mean over images of the mean over the classes in the image, background pixels ignored.
+    pub mean_iou_per_image: f64,
+    /// The same with background pixels as false positives; absent where no label means background.
+    pub mean_iou_per_image_with_background: Option<f64>,
+    /// Fraction of foreground pixels with the right class.
+    pub pixel_accuracy: f64,
+    /// IoU of each class over the whole set, background pixels ignored.
+    pub iou_per_class: Vec<ClassScore>,
+}
+
+/// Phrase grounding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroundingResults {
+    /// Images with a usable region.
+    pub n_images: usize,
+    /// Phrases: different texts, image by image.
+    pub n_phrases: usize,
+    /// Their boxes.
+    pub n_boxes: usize,
+    /// Images left out because they have no usable region.
+    pub n_without_regions: usize,
+    /// Regions skipped because their phrase is empty.
+    pub n_empty_phrases: usize,
+    /// Regions skipped because their box has no area in the image.
+    pub n_empty_boxes: usize,
+    /// Fraction of phrases whose heatmap is highest inside a box of theirs.
+    pub pointing_accuracy: f64,
+    /// Mean IoU of the box around the cut heatmap with the phrase's best box.
+    pub mean_box_iou: f64,
+    /// Mean IoU of the cut heatmap with the pixels of the phrase's boxes.
+    pub mean_mask_iou: f64,
+    /// Fraction of phrases whose box IoU is at least 0.5.
+    pub box_accuracy: f64,
+    /// Mean share of the image that a phrase's boxes cover: what pointing and mask IoU would be for a
+    /// constant heatmap.
+    pub chance: f64,
+}
+
+impl EvalResults {
+    /// All single numbers under their metric keys, in a fixed order: the metrics of each task, then the
+    /// counts. Numbers that do not exist (see the fields) have no key.
+    pub fn flatten(&self) -> Vec<(String, f64)> {
+        let mut numbers: Vec<(&str, Option<f64>)> = Vec::new();
+        if let Some(retrieval) = &self.retrieval {
+            numbers.extend(retrieval.metrics());
+        }
+        if let Some(classification) = &self.classification {
+            numbers.extend(classification.metrics());
+        }
+        if let Some(segmentation) = &self.segmentation {
+            numbers.extend(segmentation.metrics());
+        }
+        if let Some(grounding) = &self.grounding {
+            numbers.extend(grounding.metrics());
+        }
+        let mut flat: Vec<(String, f64)> =
+            numbers.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        flat.extend(self.counts().into_iter().map(|(key, count)| (key.to_owned(), count as f64)));
+        flat
+    }
+
+    fn counts(&self) -> Vec<(&'static str, usize)> {
+        let mut counts = vec![("n_images", self.n_images)];
+        if let Some(retrieval) = &self.retrieval {
+            counts.extend([
+                ("n_captions", retrieval.n_captions),
+                ("n_without_captions", retrieval.n_without_captions),
+                ("n_empty_captions", retrieval.n_empty_captions),
+            ]);
+        }
+        if let Some(classification) = &self.classification {
+            counts
+                .extend([("n_classes", classification.n_classes), ("n_without_class", classification.n_without_class)]);
+        }
+        if let Some(segmentation) = &self.segmentation {
+            counts.extend([
+                ("n_segmentation_classes", segmentation.n_classes),
+                ("n_without_segmentation", segmentation.n_without_segmentation),
+                ("n_without_foreground", segmentation.n_without_foreground),
+            ]);
+        }
+        if let Some(grounding) = &self.grounding {
+            counts.extend([
+                ("n_phrases", grounding.n_phrases),
+                ("n_boxes", grounding.n_boxes),
+                ("n_without_regions", grounding.n_without_regions),
+                ("n_empty_phrases", grounding.n_empty_phrases),
+                ("n_empty_boxes", grounding.n_empty_boxes),
+            ]);
+        }
+        counts
+    }
+}
+
+impl RetrievalResults {
+    fn metrics(&self) -> [(&'static str, Option<f64>); 10] {
+        let ([i2t_1, i2t_5, i2t_10], [t2i_1, t2i_5, t2i_10]) = (self.image_to_text_recall, self.text_to_image_recall);
+        [
+            ("image_to_text_R@1", Some(i2t_1)),
+            ("image_to_text_R@5", Some(i2t_5)),
+            ("image_to_text_R@10", Some(i2t_10)),
+            ("text_to_image_R@1", Some(t2i_1)),
+            ("text_to_image_R@5", Some(t2i_5)),
+            ("text_to_image_R@10", Some(t2i_10)),
+            ("image_to_text_mean_rank", Some(self.image_to_text_mean_rank)),
+            ("image_to_text_median_rank", Some(self.image_to_text_median_rank)),
+            ("text_to_image_mean_rank", Some(self.text_to_image_mean_rank)),
+            ("text_to_image_median_rank", Some(self.text_to_image_median_rank)),
+        ]
+    }
+}
+
+impl ClassificationResults {
+    fn metrics(&self) -> [(&'static str, Option<f64>); 3] {
+        [
+            ("zeroshot_acc1", Some(self.accuracy_1)),
+            ("zeroshot_acc5", self.accuracy_5),
+            ("zeroshot_mean_per_class_recall", Some(self.mean_per_class_recall)),
+        ]
+    }
+}
+
+impl SegmentationResults {
+    fn metrics(&self) -> [(&'static str, Option<f64>); 5] {
+        [
+            ("segmentation_mIoU", Some(self.mean_iou)),
+            ("segmentation_mIoU_with_background", self.mean_iou_with_background),
+            ("segmentation_mIoU_per_image", Some(self.mean_iou_per_image)),
+            ("segmentation_mIoU_per_image_with_background", self.mean_iou_per_image_with_background),
+            ("segmentation_pixel_accuracy", Some(self.pixel_accuracy)),
+        ]
+    }
+}
+
+impl GroundingResults {
+    fn metrics(&self) -> [(&'static str, Option<f64>); 5] {
+        [
+            ("grounding_pointing_accuracy", Some(self.pointing_accuracy)),
+            ("grounding_mean_IoU", Some(self.mean_box_iou)),
+            ("grounding_mean_mask_IoU", Some(self.mean_mask_iou)),
+            ("grounding_box_accuracy@0.5", Some(self.box_accuracy)),
+            ("grounding_chance", Some(self.chance)),
+        ]
+    }
+}

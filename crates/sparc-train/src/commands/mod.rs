@@ -1,0 +1,46 @@
+//! The subcommands of `sparc`, one file each.
+
+mod eval;
+mod inspect;
+mod report;
+mod shards;
+mod tokenizer;
+mod train;
+
+use clap::Subcommand;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train as a configuration file says
+    Train(train::TrainArguments),
+    /// Check a configuration file and print what it leads to, without training
+    Plan(train::PlanArguments),
+    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding
+    Eval(eval::EvalArguments),
+    /// Draw which patches each token of a text is grouped with
+    Inspect(inspect::InspectArguments),
+    /// Compare runs on a data set: a table, summary.json and report.html
+    Report(report::ReportArguments),
+    /// Make shards
+    #[command(subcommand)]
+    Shards(shards::ShardsCommand),
+    /// Make a tokenizer
+    #[command(subcommand)]
+    Tokenizer(tokenizer::TokenizerCommand),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Train(arguments) => train::train(&arguments),
+            Command::Plan(arguments) => train::plan(&arguments),
+            Command::Eval(arguments) => eval::eval(&arguments),
+            Command::Inspect(arguments) => inspect::inspect(&arguments),
+            Command::Report(arguments) => report::report(&arguments),
+            Command::Shards(command) => shards::run(&command),
+            Command::Tokenizer(command) => tokenizer::run(&command),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `sparc report`: several runs on one data set, side by side.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use image::RgbImage;
+use sparc_core::EvalSample;
+use sparc_data::EvalSet;
+use sparc_data::shards::expand_shards;
+use sparc_eval::report::{
+    Chart, GalleryItem, MethodHeatmaps, MetricRow, ReportData, Series, Summary, text_table, write_report, write_summary,
+};
+use sparc_eval::tasks::EvalResults;
+use sparc_train::evaluation::Trained;
+use sparc_train::metrics_log::read_metrics;
+
+use super::eval::{Task, request, run};
+
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// A run with the name it is shown under (repeatable; the baseline first)
+    #[arg(long, value_name = "NAME=PATH", required = true)]
+    run: Vec<String>,
+    /// Shards to evaluate on: `a::b` joins, `{000..011}` and `*` expand
+    #[arg(long)]
+    data: String,
+    /// Folder for report.html and summary.json
+    #[arg(long)]
+    out: PathBuf,
+    /// When the work began that the summary's seconds count, in seconds since 1970 [default: now]
+    #[arg(long, value_name = "SECONDS")]
+    started: Option<u64>,
+}
+
+/// Images in the report's gallery.
+const GALLERY: usize = 8;
+
+struct Method {
+    name: String,
+    trained: Trained,
+    results: EvalResults,
+}
+
+pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+    let started = arguments.started.map_or_else(now, |seconds| seconds as f64);
+    let shards = expand_shards(&arguments.data)?;
+    let mut methods = Vec::new();
+    for run_argument in &arguments.run {
+        let (name, path) = run_argument.split_once('=').context("--run: expected NAME=PATH")?;
+        ensure!(
+            !name.is_empty() && methods.iter().all(|m: &Method| m.name != name),
+            "--run: two runs are named `{name}`"
+        );
+        let trained = Trained::load(path.as_ref())?;
+        let tasks = [Task::Retrieval, Task::Classification, Task::Segmentation, Task::Grounding];
+        let request = request(&tasks, &shards, None, None)?;
+        let results = run(&trained, shards.clone(), trained.plan.config.data.resize, &request)?;
+        methods.push(Method { name: name.into(), trained, results });
+    }
+    let data = ReportData {
+        title: "Fine-grained vision-language training".into(),
+        subtitle: format!("{} on {}", names(&methods).join(" and "), arguments.data),
+        commands: methods.iter().map(|m| format!("sparc train … → {}", m.trained.run.display())).collect(),
+        facts: facts(&methods, now() - started),
+        methods: names(&methods),
+        metrics: rows(&methods, |key| !key.starts_with("n_")),
+        curves: curves(&methods)?,
+        gallery: gallery(&methods, shards)?,
+        pictures: Vec::new(),
+    };
+    print!("{}", text_table(&data.methods, &data.metrics));
+    std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
+    write_report(&arguments.out.join("report.html"), &data)?;
+    let summary = Summary {
+        methods: methods.iter().rev().map(|m| (m.name.clone(), m.results.flatten())).collect(),
+        seconds: now() - started,
+    };
+    write_summary(&arguments.out.join("summary.json"), &summary)?;
+    Ok(())
+}
+
+fn names(methods: &[Method]) -> Vec<String> {
+    methods.iter().map(|method| method.name.clone()).collect()
+}
+
+fn rows(methods: &[Method], wanted: impl Fn(&str) -> bool) -> Vec<MetricRow> {
+    let columns: Vec<Vec<(String, f64)>> = methods.iter().map(|method| method.results.flatten()).collect();
+    let Some(first) = columns.first() else { return Vec::new() };
+    let value = |column: &Vec<(String, f64)>, key: &str| column.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
+    first
+        .iter()
+        .filter(|(key, _)| wanted(key))
+        .map(|(key, _)| MetricRow::new(key.clone(), columns.iter().map(|column| value(column, key)).collect()))
+        .collect()
+}
+
+fn facts(methods: &[Method], seconds: f64) -> Vec<(String, String)> {
+    let mut facts = Vec::new();
+    for Method { name, trained, .. } in methods {
+        let train = &trained.plan.config.train;
+        let text = format!(
+            "{} steps of {} pairs, {:.2} M parameters, seed {}",
+            trained.step,
+            train.batch_size,
+            trained.network.parameters().count() as f64 / 1e6,
+            trained.plan.config.seed
+        );
+        facts.push((name.clone(), text));
+    }
+    if let Some(method) = methods.first() {
+        facts.push(("test images".into(), method.results.n_images.to_string()));
+        facts.push(("computed on".into(), method.trained.plan.resolved.compute.clone()));
+    }
+    facts.push(("time".into(), format!("{seconds:.0} s")));
+    facts.push((
+        "heatmaps".into(),
+        "alignment weights of the fine-grained loss: similarities min-max-normalised along the patches, small ones dropped".into(),
+    ));
+    facts
+}
+
+/// Loss curves, one chart per logged quantity that all or some runs have.
+fn curves(methods: &[Method]) -> anyhow::Result<Vec<Chart>> {
+    const CHARTS: [(&str, &[&str], &str); 3] = [
+        ("Contrastive loss (global)", &["loss_contrastive", "loss_global"], "loss"),
+        ("Fine-grained loss (local)", &["loss_local"], "loss"),
+        ("Pairs found in the batch", &["image_to_text_accuracy"], "share"),
+    ];
+    let mut logs = Vec::new();
+    for method in methods {
+        logs.push((method.name.clone(), read_metrics(&method.trained.run)?));
+    }
+    let charts = CHARTS.iter().map(|(title, keys, y_label)| {
+        let series = logs
+            .iter()
+            .map(|(name, lines)| Series {
+                method: name.clone(),
+                points: lines
+                    .iter()
+                    .filter_map(|line| {
+                        let value = keys.iter().find_map(|key| line.get(*key))?.as_f64()?;
+                        Some((line.get("step")?.as_f64()?, value))
+                    })
+                    .collect(),
+            })
+            .filter(|series: &Series| !series.points.is_empty())
+            .collect::<Vec<_>>();
+        Chart { title: (*title).into(), x_label: "step".into(), y_label: (*y_label).into(), log_y: false, series }
+    });
+    Ok(charts.filter(|chart| !chart.series.is_empty()).collect())
+}
+
+/// The first images with the most to say, and every method's heatmaps for their captions.
+fn gallery(methods: &[Method], shards: Vec<PathBuf>) -> anyhow::Result<Vec<GalleryItem>> {
+    let Some(first) = methods.first() else { bail!("no runs") };
+    let config = &first.trained.plan.config;
+    let side = config.model.image.image_size as u32;
+    let set = EvalSet::new(shards, side, config.data.resize);
+    let with_regions = |sample: &EvalSample| sample.regions.as_ref().is_none_or(|regions| regions.len() >= 2);
+    let samples: Vec<EvalSample> = set
+        .filter(|sample| sample.as_ref().map_or(true, |s| !s.captions.is_empty() && with_regions(s)))
+        .take(GALLERY)
+        .collect::<Result<_, _>>()?;
+    samples.into_iter().map(|sample| gallery_item(methods, sample, side)).collect()
+}
+
+fn gallery_item(methods: &[Method], sample: EvalSample, side: u32) -> anyhow::Result<GalleryItem> {
+    let caption = &sample.captions[0];
+    let alignments: Vec<_> = methods.iter().map(|method| method.trained.align(&sample.image_chw, caption)).collect();
+    let pieces = |index: usize| alignments[index].tokens.iter().map(|(piece, _)| piece.clone()).collect::<Vec<_>>();
+    for (index, method) in methods.iter().enumerate() {
+        ensure!(
+            pieces(index) == pieces(0) && alignments[index].grid == alignments[0].grid,
+            "the run {} has another tokenizer or patch grid than {}: their heatmaps cannot stand side by side",
+            method.name,
+            methods[0].name
+        );
+    }
+    Ok(GalleryItem {
+        image: RgbImage::from_raw(side, side, sample.pixels).context("the sample has side × side pixels")?,
+        key: sample.key,
+        grid: alignments[0].grid,
+        token_pieces: pieces(0),
+        heatmaps: methods
+            .iter()
+            .zip(alignments)
+            .map(|(method, alignment)| MethodHeatmaps {
+                method: method.name.clone(),
+                weights: alignment.tokens.into_iter().map(|(_, weights)| weights).collect(),
+            })
+            .collect(),
+        note: String::new(),
+    })
+}

@@ -1,0 +1,285 @@
+//! The run's configuration as written: YAML, `${VARIABLES}`, `--set key=value`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sparc_core::objectives::sparc::SparcConfig;
+use sparc_data::CaptionChoice;
+use sparc_data::transform::{Augmentation, ResizeMode};
+use sparc_models::ModelSize;
+use sparc_models::networks::SpecialTokens;
+use sparc_models::vit::VitConfig;
+
+use crate::error::Error;
+use crate::optimizer::OptimizerConfig;
+
+/// Everything a run is told. Every field is required unless it says otherwise; unknown keys are
+/// errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Seed of initial values, sample order, crops and captions.
+    pub seed: u64,
+    /// Folder of the run.
+    pub output: PathBuf,
+    /// What is minimised.
+    pub objective: Objective,
+    /// The network.
+    pub model: ModelConfig,
+    /// What it learns from.
+    pub data: DataConfig,
+    /// How it learns.
+    pub optimizer: OptimizerConfig,
+    /// How long, and what is written when.
+    pub train: TrainConfig,
+}
+
+/// The objectives, one key each: `objective: {sparc: {…}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// CLIP's contrastive loss; it has no settings.
+    Clip(ClipConfig),
+    /// SPARC.
+    Sparc(SparcConfig),
+}
+
+impl Objective {
+    /// The objective's stem.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Objective::Clip(_) => "clip",
+            Objective::Sparc(_) => "sparc",
+        }
+    }
+}
+
+/// CLIP has no settings beyond the model's temperature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipConfig {}
+
+/// The network.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Image tower.
+    pub image: VitConfig,
+    /// Text tower.
+    pub text: TextTowerConfig,
+    /// Width of the shared space.
+    pub embed_dim: i64,
+    /// h_v, the GELU layer before the image adapter.
+    pub dense_layer: bool,
+    /// Whether adapters have a bias.
+    pub adapter_bias: bool,
+    /// Whether BOS and EOS take part in pooling and token-level losses.
+    pub special_tokens: SpecialTokens,
+    /// Initial inverse temperature.
+    pub logit_scale_init: f64,
+    /// Largest inverse temperature.
+    pub logit_scale_max: f64,
+}
+
+/// The text tower; its vocabulary is the tokenizer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextTowerConfig {
+    /// Width, depth and heads.
+    pub size: ModelSize,
+    /// Most tokens of a text.
+    pub context_length: i64,
+}
+
+/// Where samples come from and what is done to them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Training shards: `a::b` joins, `{000..011}` and `*` expand.
+    pub train: String,
+    /// A Hugging Face `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// Which of several captions.
+    pub captions: CaptionChoice,
+    /// How images become squares.
+    pub resize: ResizeMode,
+    /// Random geometry.
+    pub augmentation: Augmentation,
+    /// How many encoded samples the shuffle draws from.
+    pub shuffle_buffer: usize,
+    /// Decoding threads.
+    pub workers: usize,
+    /// Batches made in advance.
+    pub prefetch: usize,
+    /// Share of samples that may be skipped before the run stops.
+    pub max_skipped_share: f64,
+}
+
+/// How long to train, and what is written when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Pairs in a step.
+    pub batch_size: usize,
+    /// Steps between lines of `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between checkpoints; the last step is always saved.
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept.
+    pub keep_checkpoints: usize,
+}
+
+impl RunConfig {
+    /// Reads a file and applies `key.path=value` settings over it.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, is no YAML, names an unset `${VARIABLE}`, or does not fit: the
+    /// message has the key and the nearest valid one.
+    pub fn read(path: &Path, settings: &[String]) -> Result<RunConfig, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        RunConfig::parse(&text, settings).map_err(|reason| Error::Config { path: path.into(), reason })
+    }
+
+    fn parse(text: &str, settings: &[String]) -> Result<RunConfig, String> {
+        // First to YAML's own value, which refuses duplicate keys; then to JSON's, whose enums are
+        // plain maps instead of YAML tags.
+        let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        let mut value = serde_json::to_value(yaml).map_err(|error| error.to_string())?;
+        for setting in settings {
+            apply(&mut value, setting)?;
+        }
+        interpolate(&mut value, &|name| std::env::var(name).ok())?;
+        serde_path_to_error::deserialize(value)
+            .map_err(|error| explain(&error.path().to_string(), &error.inner().to_string()))
+    }
+
+    /// The configuration as YAML.
+    ///
+    /// # Panics
+    ///
+    /// Never: every value of the type can be written.
+    pub fn to_yaml(&self) -> String {
+        let value = serde_json::to_value(self).expect("configurations are plain data");
+        serde_yaml::to_string(&value).expect("JSON values are YAML values")
+    }
+}
+
+/// Applies one `a.b.c=value`; the value is read as YAML.
+fn apply(root: &mut Value, setting: &str) -> Result<(), String> {
+    let malformed = || format!("--set {setting}: expected key.path=value");
+    let (path, text) = setting.split_once('=').ok_or_else(malformed)?;
+    let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| format!("--set {setting}: {error}"))?;
+    let new = serde_json::to_value(yaml).map_err(|error| format!("--set {setting}: {error}"))?;
+    let mut place = root;
+    for key in path.split('.') {
+        if key.is_empty() {
+            return Err(malformed());
+        }
+        let Value::Object(map) = place else {
+            return Err(format!("--set {setting}: what stands before `{key}` is not a section"));
+        };
+        place = map.entry(key).or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
+    *place = new;
+    Ok(())
+}
+
+/// Replaces `${NAME}` in all strings by the environment's value.
+fn interpolate(value: &mut Value, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+    match value {
+        Value::String(text) => {
+            while let Some(start) = text.find("${") {
+                let length = text[start..].find('}').ok_or_else(|| format!("`{text}`: `${{` without `}}`"))?;
+                let name = &text[start + 2..start + length];
+                let new = variable(name).ok_or_else(|| {
+                    format!("the environment variable {name} is not set; set it (export {name}=…) or give the key with --set")
+                })?;
+                text.replace_range(start..=start + length, &new);
+            }
+            Ok(())
+        }
+        Value::Array(items) => items.iter_mut().try_for_each(|item| interpolate(item, variable)),
+        Value::Object(map) => map.values_mut().try_for_each(|item| interpolate(item, variable)),
+        _ => Ok(()),
+    }
+}
+
+/// Serde's message with the key's full path and the nearest valid name.
+fn explain(path: &str, message: &str) -> String {
+    let place = if path == "." { String::new() } else { format!("{path}: ") };
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let nearest = quoted.get(1..).unwrap_or_default().iter().max_by(|a, b| {
+        let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(quoted[0], candidate);
+        likeness(a).total_cmp(&likeness(b))
+    });
+    match nearest {
+        Some(nearest) if is_unknown => format!("{place}{message}; did you mean `{nearest}`?"),
+        _ => format!("{place}{message}"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const EXAMPLE: &str = include_str!("config_example.yaml");
+
+    #[test]
+    fn the_example_parses_and_survives_a_round_trip() {
+        let config = RunConfig::parse(EXAMPLE, &[]).unwrap();
+        assert_eq!(config.objective.name(), "sparc");
+        assert_eq!(RunConfig::parse(&config.to_yaml(), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn a_typo_names_the_key_and_the_nearest_valid_one() {
+        for (from, to, expected) in [
+            ("learning_rate:", "learing_rate:", ["optimizer", "`learing_rate`", "did you mean `learning_rate`?"]),
+            ("\nseed:", "\nsed:", ["", "`sed`", "did you mean `seed`?"]),
+            ("  sparc:", "  sprac:", ["objective", "`sprac`", "did you mean `sparc`?"]),
+            ("captions: random", "captions: randm", ["data.captions", "`randm`", "did you mean `random`?"]),
+        ] {
+            let error = RunConfig::parse(&EXAMPLE.replace(from, to), &[]).unwrap_err();
+            assert!(expected.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
+
+    #[test]
+    fn wrong_types_and_missing_keys_are_named() {
+        let error = RunConfig::parse(&EXAMPLE.replace("batch_size: 4", "batch_size: four"), &[]).unwrap_err();
+        assert!(error.contains("train.batch_size"), "{error}");
+        let error = RunConfig::parse(&EXAMPLE.replace("  batch_size: 4\n", ""), &[]).unwrap_err();
+        assert!(error.contains("train") && error.contains("`batch_size`"), "{error}");
+        let error = RunConfig::parse(&EXAMPLE.replace("  steps: 6\n", "  steps: 6\n  steps: 7\n"), &[]).unwrap_err();
+        assert!(error.contains("duplicate"), "{error}");
+    }
+
+    #[test]
+    fn settings_win_and_are_checked_like_keys() {
+        let set = |setting: &str| RunConfig::parse(EXAMPLE, &[setting.into()]);
+        assert_eq!(set("train.steps=77").unwrap().train.steps, 77);
+        assert_eq!(set("optimizer.clip_grad_norm=null").unwrap().optimizer.clip_grad_norm, None);
+        let Objective::Sparc(sparc) = set("objective.sparc.threshold={fixed: 0.25}").unwrap().objective else {
+            panic!()
+        };
+        assert_eq!(sparc.threshold, sparc_core::objectives::sparc::Threshold::Fixed(0.25));
+        assert_eq!(set("objective={clip: {}}").unwrap().objective.name(), "clip");
+        assert!(set("train.stesp=7").unwrap_err().contains("did you mean `steps`?"));
+        assert!(set("train.steps").unwrap_err().contains("key.path=value"));
+        assert!(set("seed.x=1").unwrap_err().contains("not a section"));
+    }
+
+    #[test]
+    fn variables_are_replaced_or_named() {
+        let mut value = serde_json::json!({"a": ["x/${ONE}/${TWO}.tar"]});
+        interpolate(&mut value, &|name| Some(name.to_lowercase())).unwrap();
+        assert_eq!(value["a"][0], "x/one/two.tar");
+        let mut value = serde_json::json!("${SPARC_ABSENT}/x");
+        assert!(interpolate(&mut value, &|_| None).unwrap_err().contains("SPARC_ABSENT is not set"));
+    }
+}

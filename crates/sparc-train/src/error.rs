@@ -1,0 +1,85 @@
+//! What can go wrong in a run; every message names the file or key and the remedy.
+
+use std::path::{Path, PathBuf};
+
+/// An error of the trainer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A configuration that cannot be used.
+    #[error("{path}: {reason}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the key.
+        reason: String,
+    },
+    /// A plan whose parts do not fit together.
+    #[error("configuration: {0}")]
+    Plan(String),
+    /// The output folder holds another run.
+    #[error("{path} already holds a run; continue it with --resume latest, replace it with --overwrite, or set another output", path = path.display())]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is nothing to resume or evaluate.
+    #[error("{path}: {reason}", path = path.display())]
+    NoCheckpoint {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What was not found.
+        reason: String,
+    },
+    /// A checkpoint that does not fit the model, the optimizer or the configuration.
+    #[error("checkpoint {path} does not fit:\n  {}", differences.join("\n  "), path = path.display())]
+    Mismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Every difference.
+        differences: Vec<String>,
+    },
+    /// A checkpoint could not be written.
+    #[error("saving checkpoint {path}: {reason}; earlier checkpoints are untouched", path = path.display())]
+    Save {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The loss or a gradient is not a number.
+    #[error(
+        "step {step}: {what} is not finite; the samples were {keys:?}. Lower the learning rate, or look at these samples; the last checkpoint is intact"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// The batch's keys.
+        keys: Vec<String>,
+    },
+    /// An error of the data.
+    #[error(transparent)]
+    Data(#[from] sparc_data::Error),
+    /// A weights file.
+    #[error(transparent)]
+    Weights(#[from] sparc_models::weights::Error),
+    /// LibTorch.
+    #[error(transparent)]
+    Torch(#[from] sparc_torch::Error),
+}
+
+impl Error {
+    /// An I/O error with its path.
+    pub fn io(path: &Path, source: std::io::Error) -> Error {
+        Error::Io { path: path.into(), source }
+    }
+}

@@ -1,0 +1,93 @@
+//! The command `sparc`: train, evaluate and look into fine-grained vision-language encoders.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use commands::Command;
+
+/// Trains, evaluates and inspects fine-grained vision-language encoders.
+#[derive(Debug, Parser)]
+#[command(name = "sparc", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+    match Arguments::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    /// A new flag must be wanted: knobs belong into the configuration file.
+    #[test]
+    fn the_flags_are_these() {
+        let mut flags = Vec::new();
+        fn walk(path: &str, command: &clap::Command, flags: &mut Vec<String>) {
+            for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
+                flags.push(format!("{path} {}", argument.get_id()));
+            }
+            for child in command.get_subcommands() {
+                walk(format!("{path} {}", child.get_name()).trim(), child, flags);
+            }
+        }
+        walk("", &Arguments::command(), &mut flags);
+        assert_eq!(flags, FLAGS.lines().map(str::trim).collect::<Vec<_>>());
+    }
+
+    const FLAGS: &str = "\
+        train config
+        train set
+        train resume
+        train overwrite
+        plan config
+        plan set
+        eval checkpoint
+        eval data
+        eval task
+        eval json
+        eval classes
+        eval seg_classes
+        eval patches
+        eval resize
+        inspect checkpoint
+        inspect image
+        inspect text
+        inspect out
+        report run
+        report data
+        report out
+        report started
+        shards synth out
+        shards synth train
+        shards synth val
+        shards synth test
+        shards synth seed
+        shards synth image_size
+        shards synth if_missing
+        tokenizer train data
+        tokenizer train out
+        tokenizer train vocab_size
+        tokenizer train model
+        tokenizer train keep_case";
+}

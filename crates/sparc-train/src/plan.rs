@@ -1,0 +1,228 @@
+//! From configuration to plan: every cross-field check in one place, before anything is built.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sparc_core::objectives::sparc::LocalTemperature;
+use sparc_data::shards::expand_shards;
+use sparc_data::{LoaderConfig, Preparation, TextTokenizer};
+use sparc_models::networks::DualEncoderConfig;
+use sparc_models::text::TextConfig;
+use tch::Device;
+
+use crate::config::{Objective, RunConfig};
+use crate::error::Error;
+
+/// A configuration with everything that follows from it. Printed and saved before step 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunPlan {
+    /// As written.
+    pub config: RunConfig,
+    /// What was found or derived.
+    pub resolved: Resolved,
+}
+
+/// What a configuration leads to on this machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// Training shards in their canonical order.
+    pub shards: Vec<PathBuf>,
+    /// Number of token ids.
+    pub vocab_size: i64,
+    /// Hash of the tokenizer's file.
+    pub tokenizer_fingerprint: String,
+    /// Patches of an image.
+    pub n_patches: i64,
+    /// Image-text pairs that the run will see.
+    pub samples_to_see: u64,
+    /// Where tensors are computed, and in which kind, with the reason.
+    pub compute: String,
+    /// LibTorch's threads inside one operation. Results are bit for bit the same only at the same
+    /// number.
+    pub threads: i32,
+}
+
+impl RunPlan {
+    /// Checks the configuration, finds the shards and reads the tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that does not fit, with its key.
+    pub fn resolve(config: RunConfig) -> Result<(RunPlan, TextTokenizer), Error> {
+        check(&config).map_err(Error::Plan)?;
+        let shards = expand_shards(&config.data.train)?;
+        let tokenizer = TextTokenizer::from_file(&config.data.tokenizer, config.model.text.context_length as usize)?;
+        let resolved = Resolved {
+            shards,
+            vocab_size: tokenizer.vocab_size() as i64,
+            tokenizer_fingerprint: tokenizer.fingerprint().to_owned(),
+            n_patches: config.model.image.grid().len(),
+            samples_to_see: config.train.steps * config.train.batch_size as u64,
+            compute: "cpu, f32: no accelerator is used by this build".into(),
+            threads: tch::get_num_threads(),
+        };
+        let plan = RunPlan { config, resolved };
+        plan.network().validate().map_err(|reason| Error::Plan(format!("model: {reason}")))?;
+        Ok((plan, tokenizer))
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The network to build.
+    pub fn network(&self) -> DualEncoderConfig {
+        let model = &self.config.model;
+        DualEncoderConfig {
+            image: model.image,
+            text: TextConfig {
+                size: model.text.size,
+                context_length: model.text.context_length,
+                vocab_size: self.resolved.vocab_size,
+            },
+            embed_dim: model.embed_dim,
+            dense_layer: model.dense_layer,
+            adapter_bias: model.adapter_bias,
+            special_tokens: model.special_tokens,
+            logit_scale_init: model.logit_scale_init,
+            logit_scale_max: model.logit_scale_max,
+            local_logit_scale: match &self.config.objective {
+                Objective::Clip(_) => false,
+                Objective::Sparc(sparc) => sparc.lambda_local > 0.0 && sparc.local_temperature == LocalTemperature::Own,
+            },
+        }
+    }
+
+    /// The loader to start.
+    pub fn loader(&self) -> LoaderConfig {
+        let RunConfig { seed, data, train, model, .. } = &self.config;
+        LoaderConfig {
+            shards: self.resolved.shards.clone(),
+            batch_size: train.batch_size,
+            shuffle_buffer: data.shuffle_buffer,
+            workers: data.workers,
+            prefetch: data.prefetch,
+            seed: *seed,
+            max_skipped_share: data.max_skipped_share,
+            preparation: Preparation {
+                image_size: model.image.image_size as u32,
+                resize: data.resize,
+                augmentation: data.augmentation,
+                captions: data.captions,
+                max_regions: 0,
+                seed: *seed,
+            },
+        }
+    }
+
+    /// The plan as YAML.
+    ///
+    /// # Panics
+    ///
+    /// Never: every value of the type can be written.
+    pub fn to_yaml(&self) -> String {
+        let value = serde_json::to_value(self).expect("plans are plain data");
+        serde_yaml::to_string(&value).expect("JSON values are YAML values")
+    }
+
+    /// Reads what [`RunPlan::to_yaml`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about what is wrong with the text.
+    pub fn from_yaml(text: &str) -> Result<RunPlan, String> {
+        let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        let value = serde_json::to_value(yaml).map_err(|error| error.to_string())?;
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
+    /// What differs from `other` in a way that would change the course of training: a run may only
+    /// be continued with none of these.
+    pub fn differences(&self, other: &RunPlan) -> Vec<String> {
+        let flat = |plan: &RunPlan| {
+            let mut keys = Vec::new();
+            flatten("", &serde_json::to_value(plan).expect("plans are plain data"), &mut keys);
+            keys.into_iter().collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let (mine, theirs) = (flat(self), flat(other));
+        mine.keys()
+            .chain(theirs.keys())
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .filter(|key| !HARMLESS.iter().any(|harmless| key.starts_with(harmless)))
+            .filter(|key| mine.get(*key) != theirs.get(*key))
+            .map(|key| {
+                let show = |value: Option<&String>| value.cloned().unwrap_or_else(|| "nothing".into());
+                format!("{key}: {} now, {} in the checkpoint", show(mine.get(key)), show(theirs.get(key)))
+            })
+            .collect()
+    }
+}
+
+/// Keys that may change between the parts of a run: they move no sample and no number.
+const HARMLESS: [&str; 8] = [
+    "config.output",
+    "config.data.workers",
+    "config.data.prefetch",
+    "config.data.tokenizer",
+    "config.data.train",
+    "config.train.log_every",
+    "config.train.checkpoint_every",
+    "config.train.keep_checkpoints",
+];
+
+fn flatten(path: &str, value: &serde_json::Value, into: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&path, value, into);
+            }
+        }
+        // Shards may lie elsewhere; which and in which order is what counts.
+        serde_json::Value::String(text) if path.starts_with("resolved.shards") => {
+            let name = std::path::Path::new(text).file_name().map(|name| name.to_string_lossy().into_owned());
+            into.push((path.to_owned(), name.unwrap_or_default()));
+        }
+        serde_json::Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                flatten(&format!("{path}.{index:05}"), value, into);
+            }
+        }
+        other => into.push((path.to_owned(), other.to_string())),
+    }
+}
+
+fn check(config: &RunConfig) -> Result<(), String> {
+    let RunConfig { data, train, model, .. } = config;
+    for (name, value) in [
+        ("train.steps", train.steps),
+        ("train.batch_size", train.batch_size as u64),
+        ("train.log_every", train.log_every),
+        ("train.checkpoint_every", train.checkpoint_every),
+        ("train.keep_checkpoints", train.keep_checkpoints as u64),
+        ("data.workers", data.workers as u64),
+        ("model.text.context_length", model.text.context_length.max(0) as u64),
+    ] {
+        if value == 0 {
+            return Err(format!("{name} must be at least 1"));
+        }
+    }
+    if train.batch_size < 2 {
+        return Err("train.batch_size must be at least 2: a contrast needs a negative".into());
+    }
+    if !(0.0..=1.0).contains(&data.max_skipped_share) {
+        return Err(format!("data.max_skipped_share must lie in [0, 1], got {}", data.max_skipped_share));
+    }
+    let min_crop_area = data.augmentation.min_crop_area;
+    if !(min_crop_area > 0.0 && min_crop_area <= 1.0) {
+        return Err(format!("data.augmentation.min_crop_area must lie in (0, 1], got {min_crop_area}"));
+    }
+    model.image.validate().map_err(|reason| format!("model.image: {reason}"))?;
+    config.optimizer.validate(train.steps)?;
+    match &config.objective {
+        Objective::Clip(_) => Ok(()),
+        Objective::Sparc(sparc) => sparc.validate().map_err(|reason| format!("objective.sparc.{reason}")),
+    }
+}

@@ -1,0 +1,200 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use sparc_data::{LoadedBatch, Loader, LoaderState, TextTokenizer};
+use sparc_models::networks::DualEncoder;
+use tch::Kind;
+
+use crate::checkpoint;
+use crate::error::Error;
+use crate::metrics_log::MetricsLog;
+use crate::optimizer::AdamW;
+use crate::plan::RunPlan;
+use crate::progress::TrainProgress;
+use crate::step::{StepMetrics, step};
+
+/// The plan's file in a run's folder.
+pub const PLAN: &str = "plan.yaml";
+/// The tokenizer's file in a run's folder.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// How a run starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// From scratch; the folder must be empty or absent.
+    Fresh,
+    /// From scratch; a run that is there is removed.
+    Overwrite,
+    /// From the newest checkpoint of the output folder.
+    ResumeLatest,
+    /// From this checkpoint, or the newest of this run.
+    Resume(PathBuf),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were made.
+    Finished(PathBuf),
+    /// It was asked to stop, and saved this checkpoint.
+    Interrupted(PathBuf),
+}
+
+/// Trains as planned. `stop` is looked at after every step.
+///
+/// # Errors
+///
+/// Data, disk or numbers that do not allow to go on; checkpoints made so far stay.
+pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc<AtomicBool>) -> Result<Ending, Error> {
+    let run = plan.config.output.as_path();
+    let mut network = DualEncoder::new(plan.network(), plan.config.seed, Kind::Float, plan.device());
+    let mut optimizer = AdamW::new(plan.config.optimizer, network.parameters());
+    let state = match start {
+        Start::Fresh | Start::Overwrite => {
+            prepare_folder(run, plan, *start == Start::Overwrite)?;
+            LoaderState::default()
+        }
+        Start::ResumeLatest => {
+            checkpoint::resume(&checkpoint::latest(run)?, &mut network, &mut optimizer, plan)?.loader
+        }
+        Start::Resume(path) => {
+            let state = checkpoint::resume(&checkpoint::find(path)?, &mut network, &mut optimizer, plan)?.loader;
+            if !run.join(PLAN).exists() {
+                prepare_folder(run, plan, false)?;
+            }
+            state
+        }
+    };
+    let log = MetricsLog::open(run, optimizer.updates())?;
+    let loader = Loader::start(plan.loader(), tokenizer, state);
+    Run { plan, run, network, optimizer, log, loader, state, window: Window::new() }.go(stop)
+}
+
+/// Makes the run's folder, with the plan and a copy of the tokenizer in it.
+fn prepare_folder(run: &Path, plan: &RunPlan, overwrite: bool) -> Result<(), Error> {
+    if run.join(PLAN).exists() {
+        if !overwrite {
+            return Err(Error::RunExists { path: run.into() });
+        }
+        // Only what a run writes, by name: the folder may hold more than that.
+        for name in ["checkpoints", "latest", crate::metrics_log::METRICS, PLAN, TOKENIZER] {
+            let path = run.join(name);
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, error)),
+                _ => {}
+            }
+        }
+    }
+    let checkpoints = run.join("checkpoints");
+    std::fs::create_dir_all(&checkpoints).map_err(|error| Error::io(&checkpoints, error))?;
+    let copy = run.join(TOKENIZER);
+    std::fs::copy(&plan.config.data.tokenizer, &copy).map_err(|error| Error::io(&copy, error))?;
+    checkpoint::write_durably(&run.join(PLAN), plan.to_yaml().as_bytes())
+}
+
+struct Run<'a> {
+    plan: &'a RunPlan,
+    run: &'a Path,
+    network: DualEncoder,
+    optimizer: AdamW,
+    log: MetricsLog,
+    loader: Loader,
+    state: LoaderState,
+    window: Window,
+}
+
+impl Run<'_> {
+    fn go(mut self, stop: &AtomicBool) -> Result<Ending, Error> {
+        let train = self.plan.config.train;
+        let progress = TrainProgress::new(train.steps, self.optimizer.updates());
+        while self.optimizer.updates() < train.steps {
+            let metrics = self.one_step()?;
+            let done = self.optimizer.updates();
+            if done % train.log_every == 0 || done == train.steps {
+                let speed = self.window.close(train.batch_size);
+                progress.logged(done, &metrics, speed, &self.loader.skips());
+                self.write_log(done, &metrics, speed)?;
+            }
+            progress.advance(done);
+            let last = done == train.steps;
+            let interrupted = stop.load(Ordering::Relaxed) && !last;
+            if last || interrupted || done % train.checkpoint_every == 0 {
+                let saved = checkpoint::save(self.run, &self.network, &self.optimizer, self.plan, self.state)?;
+                if interrupted || last {
+                    progress.finish();
+                    return Ok(if last { Ending::Finished(saved) } else { Ending::Interrupted(saved) });
+                }
+            }
+        }
+        // The checkpoint resumed from was the last one already.
+        progress.finish();
+        Ok(Ending::Finished(checkpoint::latest(self.run)?))
+    }
+
+    fn one_step(&mut self) -> Result<StepMetrics, Error> {
+        let waiting = Instant::now();
+        let LoadedBatch { batch, state } = self.loader.next().unwrap_or(Err(sparc_data::Error::WorkerPanicked))?;
+        self.window.waited += waiting.elapsed();
+        let number = self.optimizer.updates() + 1;
+        let learning_rate = self.plan.config.optimizer.learning_rate_at(number, self.plan.config.train.steps);
+        let batch = batch.to_device(self.plan.device());
+        let metrics = step(&mut self.network, &mut self.optimizer, &self.plan.config.objective, &batch, learning_rate)?;
+        self.window.steps += 1;
+        self.state = state;
+        Ok(metrics)
+    }
+
+    fn write_log(&mut self, done: u64, metrics: &StepMetrics, speed: Speed) -> Result<(), Error> {
+        let mut line = Map::new();
+        line.insert("step".into(), done.into());
+        line.insert("epoch".into(), self.state.epoch.into());
+        line.insert("samples".into(), (done * self.plan.config.train.batch_size as u64).into());
+        line.extend(metrics.values.iter().map(|(name, value)| (name.clone(), (*value).into())));
+        line.insert("samples_per_s".into(), speed.samples_per_s.into());
+        line.insert("data_wait_share".into(), speed.data_wait_share.into());
+        let skips: Map<String, Value> =
+            self.loader.skips().iter().map(|(reason, count)| (reason.to_string(), count.into())).collect();
+        if !skips.is_empty() {
+            line.insert("skipped".into(), skips.into());
+        }
+        self.log.write(line)
+    }
+}
+
+/// How fast the steps since the last log line were.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    /// Pairs per second.
+    pub samples_per_s: f64,
+    /// Share of the time spent waiting for data.
+    pub data_wait_share: f64,
+}
+
+/// The time since the last log line.
+struct Window {
+    since: Instant,
+    waited: Duration,
+    steps: u64,
+}
+
+impl Window {
+    fn new() -> Window {
+        Window { since: Instant::now(), waited: Duration::ZERO, steps: 0 }
+    }
+
+    fn close(&mut self, batch_size: usize) -> Speed {
+        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
+        let speed = Speed {
+            samples_per_s: self.steps as f64 * batch_size as f64 / seconds,
+            data_wait_share: self.waited.as_secs_f64() / seconds,
+        };
+        *self = Window::new();
+        speed
+    }
+}

@@ -1,0 +1,90 @@
+//! One training step: a function of its arguments.
+
+use sparc_core::objectives::clip::{ClipInputs, Gathered, clip_loss};
+use sparc_core::objectives::sparc::{SparcInputs, sparc_loss};
+use sparc_core::{Batch, Encoder, LossTerms, PatchPath};
+use sparc_models::networks::DualEncoder;
+use tch::Tensor;
+
+use crate::config::Objective;
+use crate::error::Error;
+use crate::optimizer::AdamW;
+
+/// Numbers of one step, in the order they are logged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepMetrics {
+    /// `loss`, its terms, diagnostics, `logit_scale`, `grad_norm`, `learning_rate`.
+    pub values: Vec<(String, f64)>,
+}
+
+impl StepMetrics {
+    /// The value of this name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+/// Forward, backward, update, clamp.
+///
+/// # Errors
+///
+/// A loss or gradient that is not finite: parameters are as they were before the step then.
+pub fn step(
+    network: &mut DualEncoder,
+    optimizer: &mut AdamW,
+    objective: &Objective,
+    batch: &Batch,
+    learning_rate: f64,
+) -> Result<StepMetrics, Error> {
+    let number = optimizer.updates() + 1;
+    let not_finite = |what| Error::NotFinite { step: number, what, keys: batch.keys.clone() };
+    let terms = loss(network, objective, batch);
+    let total = terms.total.double_value(&[]);
+    if !total.is_finite() {
+        return Err(not_finite("the loss"));
+    }
+    let logit_scale = network.logit_scale().double_value(&[]);
+    terms.total.backward();
+    let grad_norm = optimizer.step(learning_rate)?;
+    if !grad_norm.is_finite() {
+        return Err(not_finite("the gradient"));
+    }
+    network.clamp_logit_scales();
+    let scalar = |tensor: &Tensor| tensor.double_value(&[]);
+    let mut values = vec![("loss".to_owned(), total)];
+    values.extend(terms.terms.iter().map(|term| (format!("loss_{}", term.name), scalar(&term.value))));
+    values.extend(terms.diagnostics.iter().map(|(name, value)| ((*name).to_owned(), scalar(value))));
+    values.push(("logit_scale".into(), logit_scale));
+    values.push(("grad_norm".into(), grad_norm));
+    values.push(("learning_rate".into(), learning_rate));
+    Ok(StepMetrics { values })
+}
+
+/// The objective's value on a batch.
+pub fn loss(network: &DualEncoder, objective: &Objective, batch: &Batch) -> LossTerms {
+    let image = network.encode_images(&batch.images_bchw, PatchPath::Local);
+    let text = network.encode_text(&batch.text);
+    let logit_scale = network.logit_scale();
+    match objective {
+        Objective::Clip(_) => clip_loss(&ClipInputs {
+            image: Gathered::single(&image.pooled_bd),
+            text: Gathered::single(&text.pooled_bd),
+            row_offset: 0,
+            logit_scale: &logit_scale,
+        }),
+        Objective::Sparc(config) => sparc_loss(
+            &SparcInputs {
+                patches_bpd: &image.patches_bpd,
+                tokens_bld: &text.tokens_bld,
+                mask_bl: &text.mask_bl,
+                image: Gathered::single(&image.pooled_bd),
+                text: Gathered::single(&text.pooled_bd),
+                row_offset: 0,
+                logit_scale: &logit_scale,
+                local_logit_scale: &network.local_logit_scale(),
+                denominator: None,
+            },
+            config,
+        ),
+    }
+}

@@ -141,10 +141,20 @@ impl RunConfig {
     /// message has the key and the nearest valid one.
     pub fn read(path: &Path, settings: &[String]) -> Result<RunConfig, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        RunConfig::parse(&text, settings).map_err(|reason| Error::Config { path: path.into(), reason })
+        RunConfig::parse(&text, settings, &|name| std::env::var(name).ok())
+            .map_err(|reason| Error::Config { path: path.into(), reason })
     }
 
-    fn parse(text: &str, settings: &[String]) -> Result<RunConfig, String> {
+    /// Reads a file's text; `variable` gives the values of `${VARIABLES}`.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunConfig::read`], without the file's name.
+    pub fn parse(
+        text: &str,
+        settings: &[String],
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<RunConfig, String> {
         // First to YAML's own value, which refuses duplicate keys; then to JSON's, whose enums are
         // plain maps instead of YAML tags.
         let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
@@ -152,7 +162,7 @@ impl RunConfig {
         for setting in settings {
             apply(&mut value, setting)?;
         }
-        interpolate(&mut value, &|name| std::env::var(name).ok())?;
+        interpolate(&mut value, variable)?;
         serde_path_to_error::deserialize(value)
             .map_err(|error| explain(&error.path().to_string(), &error.inner().to_string()))
     }
@@ -229,11 +239,15 @@ pub(crate) mod tests {
 
     pub(crate) const EXAMPLE: &str = include_str!("config_example.yaml");
 
+    fn parse(text: &str, settings: &[String]) -> Result<RunConfig, String> {
+        RunConfig::parse(text, settings, &|_| None)
+    }
+
     #[test]
     fn the_example_parses_and_survives_a_round_trip() {
-        let config = RunConfig::parse(EXAMPLE, &[]).unwrap();
+        let config = parse(EXAMPLE, &[]).unwrap();
         assert_eq!(config.objective.name(), "sparc");
-        assert_eq!(RunConfig::parse(&config.to_yaml(), &[]).unwrap(), config);
+        assert_eq!(parse(&config.to_yaml(), &[]).unwrap(), config);
     }
 
     #[test]
@@ -244,24 +258,24 @@ pub(crate) mod tests {
             ("  sparc:", "  sprac:", ["objective", "`sprac`", "did you mean `sparc`?"]),
             ("captions: random", "captions: randm", ["data.captions", "`randm`", "did you mean `random`?"]),
         ] {
-            let error = RunConfig::parse(&EXAMPLE.replace(from, to), &[]).unwrap_err();
+            let error = parse(&EXAMPLE.replace(from, to), &[]).unwrap_err();
             assert!(expected.iter().all(|part| error.contains(part)), "{error}");
         }
     }
 
     #[test]
     fn wrong_types_and_missing_keys_are_named() {
-        let error = RunConfig::parse(&EXAMPLE.replace("batch_size: 4", "batch_size: four"), &[]).unwrap_err();
+        let error = parse(&EXAMPLE.replace("batch_size: 4", "batch_size: four"), &[]).unwrap_err();
         assert!(error.contains("train.batch_size"), "{error}");
-        let error = RunConfig::parse(&EXAMPLE.replace("  batch_size: 4\n", ""), &[]).unwrap_err();
+        let error = parse(&EXAMPLE.replace("  batch_size: 4\n", ""), &[]).unwrap_err();
         assert!(error.contains("train") && error.contains("`batch_size`"), "{error}");
-        let error = RunConfig::parse(&EXAMPLE.replace("  steps: 6\n", "  steps: 6\n  steps: 7\n"), &[]).unwrap_err();
+        let error = parse(&EXAMPLE.replace("  steps: 6\n", "  steps: 6\n  steps: 7\n"), &[]).unwrap_err();
         assert!(error.contains("duplicate"), "{error}");
     }
 
     #[test]
     fn settings_win_and_are_checked_like_keys() {
-        let set = |setting: &str| RunConfig::parse(EXAMPLE, &[setting.into()]);
+        let set = |setting: &str| parse(EXAMPLE, &[setting.into()]);
         assert_eq!(set("train.steps=77").unwrap().train.steps, 77);
         assert_eq!(set("optimizer.clip_grad_norm=null").unwrap().optimizer.clip_grad_norm, None);
         let Objective::Sparc(sparc) = set("objective.sparc.threshold={fixed: 0.25}").unwrap().objective else {

@@ -48,16 +48,27 @@ pub fn metric_info(key: &str) -> MetricInfo {
     if let Some(k) = recall("text_to_image_R@") {
         return known("Retrieval", &format!("text to image R@{k}"), Better::Higher);
     }
+    let rank = |label: &str| MetricInfo { unit: Unit::Number, ..known("Retrieval", label, Better::Lower) };
     let (classify, segment, ground) = ("Zero-shot classification", "Segmentation", "Grounding");
     match key {
+        "image_to_text_mean_rank" => rank("image to text, mean rank"),
+        "image_to_text_median_rank" => rank("image to text, median rank"),
+        "text_to_image_mean_rank" => rank("text to image, mean rank"),
+        "text_to_image_median_rank" => rank("text to image, median rank"),
         "zeroshot_acc1" => known(classify, "top-1 accuracy", Better::Higher),
         "zeroshot_acc5" => known(classify, "top-5 accuracy", Better::Higher),
         "zeroshot_mean_per_class_recall" => known(classify, "mean per-class recall", Better::Higher),
         "segmentation_mIoU" => known(segment, "mIoU", Better::Higher),
         "segmentation_mIoU_with_background" => known(segment, "mIoU with background", Better::Higher),
         "segmentation_mIoU_per_image" => known(segment, "mIoU per image", Better::Higher),
+        "segmentation_mIoU_per_image_with_background" => {
+            known(segment, "mIoU per image with background", Better::Higher)
+        }
+        "segmentation_pixel_accuracy" => known(segment, "pixel accuracy", Better::Higher),
         "grounding_pointing_accuracy" => known(ground, "pointing accuracy", Better::Higher),
-        "grounding_mean_IoU" => known(ground, "mean IoU", Better::Higher),
+        "grounding_mean_IoU" => known(ground, "mean IoU of the box", Better::Higher),
+        "grounding_mean_mask_IoU" => known(ground, "mean IoU of the mask", Better::Higher),
+        "grounding_box_accuracy@0.5" => known(ground, "boxes found at IoU 0.5", Better::Higher),
         "grounding_chance" => known(ground, "pointing by chance", Better::Neither),
         _ => MetricInfo { group: String::new(), label: key.to_owned(), unit: Unit::Number, better: Better::Neither },
     }

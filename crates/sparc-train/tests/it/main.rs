@@ -1,0 +1,7 @@
+//! Tests of the binary as a user runs it.
+
+mod bad_input;
+mod configs;
+mod fixture;
+mod resume;
+mod tasks;

@@ -1,0 +1,75 @@
+//! A run killed at any moment and resumed is, bit for bit, the uninterrupted run.
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::fixture::Fixture;
+
+const LONG: [&str; 4] = ["--set", "train.steps=20", "--set", "train.checkpoint_every=10"];
+
+#[track_caller]
+fn wait_for(what: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !what() {
+        assert!(started.elapsed() < Duration::from_secs(120), "waited in vain");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+#[track_caller]
+fn assert_same_run(fixture: &Fixture, run: &str, reference: &str) {
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(fixture.checkpoint(run, 20, file) == fixture.checkpoint(reference, 20, file), "{file} differs");
+    }
+    let state = |run: &str| -> serde_json::Value {
+        let mut state: serde_json::Value = serde_json::from_slice(&fixture.checkpoint(run, 20, "state.json")).unwrap();
+        state["plan"]["config"]["output"].take();
+        state
+    };
+    assert_eq!(state(run), state(reference));
+    assert_eq!(fixture.log(run), fixture.log(reference));
+    assert_eq!(fixture.log(run).len(), 20);
+}
+
+#[test]
+fn killed_and_resumed_is_the_uninterrupted_run() {
+    let fixture = Fixture::new();
+    let whole = [&["train", "run.yaml", "--set", "output=whole"], &LONG[..]].concat();
+    fixture.succeed(&whole);
+
+    let arguments = [&["train", "run.yaml"], &LONG[..]].concat();
+    let mut child = fixture.start(&arguments);
+    wait_for(|| fixture.path("run/latest").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!fixture.path("run/checkpoints/step_20").exists(), "the run was over before it was killed");
+
+    fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
+    assert_same_run(&fixture, "run", "whole");
+    // More worker threads move no sample.
+    let resume = ["--set", "output=third", "--set", "data.workers=5", "--resume", "whole/checkpoints/step_10"];
+    fixture.succeed(&[&arguments[..], &resume].concat());
+    assert_eq!(fixture.log("third"), fixture.log("whole")[10..]);
+    // Resuming what is finished changes nothing.
+    fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
+    assert_eq!(fixture.log("run"), fixture.log("whole"));
+}
+
+#[test]
+fn an_interrupt_saves_and_exits_cleanly() {
+    let fixture = Fixture::new();
+    let arguments = [&["train", "run.yaml"], &LONG[..]].concat();
+    fixture.succeed(&[&arguments[..], &["--set", "output=whole"]].concat());
+
+    let mut child = fixture.start(&arguments);
+    let log = fixture.path("run/metrics.jsonl");
+    wait_for(|| std::fs::read_to_string(&log).is_ok_and(|text| text.lines().count() >= 3));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let latest = std::fs::read_to_string(fixture.path("run/latest")).unwrap();
+    assert_ne!(latest.trim(), "step_20");
+
+    fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
+    assert_same_run(&fixture, "run", "whole");
+}

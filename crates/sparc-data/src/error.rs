@@ -24,12 +24,12 @@ pub enum Error {
         pattern: String,
     },
     /// A file could not be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A tokenizer file that cannot be used.
     #[error("tokenizer {path}: {reason}", path = path.display())]

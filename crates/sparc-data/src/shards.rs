@@ -45,7 +45,7 @@ pub fn expand_shards(patterns: &str) -> Result<Vec<PathBuf>, Error> {
 fn expand_wildcard(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wildcard = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let io = |source| Error::Io { path: folder.into(), source };
+    let io = |reason| Error::Io { path: folder.into(), reason };
     let mut matches = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
@@ -115,7 +115,7 @@ impl ShardSamples {
     ///
     /// The system's reason, naming the shard.
     pub fn open(path: &Path) -> Result<ShardSamples, Error> {
-        let file = File::open(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let file = File::open(path).map_err(|reason| Error::Io { path: path.into(), reason })?;
         Ok(ShardSamples {
             shard: path.to_string_lossy().into(),
             entries: TarEntries::new(BufReader::with_capacity(1 << 20, file)),

@@ -47,7 +47,7 @@ impl TextTokenizer {
     ///
     /// A file that is missing or no tokenizer, or has no padding token.
     pub fn from_file(path: &Path, context_length: usize) -> Result<TextTokenizer, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let bytes = std::fs::read(path).map_err(|reason| Error::Io { path: path.into(), reason })?;
         TextTokenizer::from_bytes(&bytes, context_length)
             .map_err(|reason| Error::Tokenizer { path: path.into(), reason })
     }

@@ -17,7 +17,9 @@ pub struct TowerShape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelSize {
-    /// 128 wide, 4 blocks, 4 heads: trains on a laptop's processor in minutes.
+    /// 128 wide, 2 blocks, 4 heads: trains on a laptop's processor in minutes.
+    Pico,
+    /// 128 wide, 4 blocks, 4 heads.
     Nano,
     /// 192 wide, 12 blocks, 3 heads.
     Ti,
@@ -33,6 +35,7 @@ impl ModelSize {
     /// The dimensions behind the name.
     pub fn shape(self) -> TowerShape {
         let (width, depth, heads) = match self {
+            ModelSize::Pico => (128, 2, 4),
             ModelSize::Nano => (128, 4, 4),
             ModelSize::Ti => (192, 12, 3),
             ModelSize::S => (384, 12, 6),

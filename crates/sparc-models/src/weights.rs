@@ -11,12 +11,12 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The file is not a whole safetensors file.
     #[error("{path} is not a readable safetensors file ({reason}); it may be cut off: use an earlier checkpoint", path = path.display())]
@@ -91,7 +91,7 @@ pub fn save<'a>(
         let shape = tensor.size().iter().map(|&n| n as usize).collect();
         stored.push((name.to_owned(), StoredTensor { dtype: *dtype, shape, bytes }));
     }
-    let io = |source| Error::Io { path: path.into(), source };
+    let io = |reason| Error::Io { path: path.into(), reason };
     let bytes = safetensors::serialize(stored, Some(metadata))
         .map_err(|error| Error::Format { path: path.into(), reason: error.to_string() })?;
     let mut file = std::fs::File::create(path).map_err(io)?;
@@ -105,7 +105,7 @@ pub fn save<'a>(
 ///
 /// The system's reason, or what is wrong with the format.
 pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    let bytes = std::fs::read(path).map_err(|reason| Error::Io { path: path.into(), reason })?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| Error::Format { path: path.into(), reason: error.to_string() })?;
     file.iter()

@@ -61,7 +61,7 @@ pub fn save(
             let _ = std::fs::remove_dir_all(&temporary);
             Error::Save { path: finished.clone(), reason: error.to_string() }
         })?;
-    prune(&folder, plan.config.train.keep_checkpoints)?;
+    prune(&folder, step, plan.config.train.keep_checkpoints)?;
     Ok(finished)
 }
 
@@ -81,12 +81,16 @@ fn write(temporary: &Path, network: &DualEncoder, optimizer: &AdamW, state: &Che
 
 /// Makes a finished folder visible: rename, flush, pointer.
 fn publish(run: &Path, temporary: &Path, finished: &Path) -> std::io::Result<()> {
-    if finished.exists() {
-        // The same step once more, after a resume: the same content.
-        std::fs::remove_dir_all(finished)?;
-    }
     File::open(temporary)?.sync_all()?;
+    // The same step once more, after a resume: put aside, so that it is gone for an instant only.
+    let aside = temporary.with_extension("old");
+    if finished.exists() {
+        std::fs::rename(finished, &aside)?;
+    }
     std::fs::rename(temporary, finished)?;
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside)?;
+    }
     let folder = finished.parent().unwrap_or(run);
     File::open(folder)?.sync_all()?;
     let name = finished.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -102,9 +106,11 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     std::fs::write(path, bytes).and_then(|()| File::open(path)?.sync_all()).map_err(|error| Error::io(path, error))
 }
 
-fn prune(folder: &Path, keep: usize) -> Result<(), Error> {
+/// Removes all but the newest `keep` checkpoints. Those of later steps than the one just saved are left
+/// over from a course that was abandoned by resuming before it: they go first.
+fn prune(folder: &Path, saved: u64, keep: usize) -> Result<(), Error> {
     let mut steps = saved_steps(folder)?;
-    steps.sort_unstable_by(|a, b| b.cmp(a));
+    steps.sort_unstable_by_key(|&step| (step > saved, std::cmp::Reverse(step)));
     for step in steps.into_iter().skip(keep) {
         let old = folder.join(format!("step_{step}"));
         std::fs::remove_dir_all(&old).map_err(|error| Error::io(&old, error))?;
@@ -129,8 +135,9 @@ fn saved_steps(folder: &Path) -> Result<Vec<u64>, Error> {
 /// A run without one.
 pub fn latest(run: &Path) -> Result<PathBuf, Error> {
     let none = |reason: &str| Error::NoCheckpoint { path: run.into(), reason: reason.into() };
-    let name = std::fs::read_to_string(run.join(LATEST))
-        .map_err(|_| none("there is no checkpoint here yet (no file `latest`)"))?;
+    let name = std::fs::read_to_string(run.join(LATEST)).map_err(|_| {
+        none("there is no checkpoint here yet (no file `latest`); give the folder of a run that has saved one")
+    })?;
     let path = run.join("checkpoints").join(name.trim());
     if path.join(STATE).is_file() { Ok(path) } else { Err(none("`latest` names a checkpoint that is gone")) }
 }
@@ -146,7 +153,10 @@ pub fn find(path: &Path) -> Result<PathBuf, Error> {
 
 /// The run folder that a checkpoint lies in.
 pub fn run_of(checkpoint: &Path) -> PathBuf {
-    checkpoint.ancestors().nth(2).unwrap_or(Path::new(".")).into()
+    // A relative path such as `step_300` does not spell out its ancestors.
+    let absolute = checkpoint.canonicalize().unwrap_or_else(|_| checkpoint.into());
+    let relative = checkpoint.ancestors().nth(2).filter(|run| !run.as_os_str().is_empty());
+    relative.or_else(|| absolute.ancestors().nth(2)).unwrap_or(Path::new(".")).into()
 }
 
 /// Reads the part of a checkpoint that is not tensors.
@@ -191,6 +201,16 @@ pub fn resume(
     let differences = plan.differences(&state.plan);
     if !differences.is_empty() {
         return Err(Error::Mismatch { path: checkpoint.into(), differences });
+    }
+    let (now, then) = (&plan.resolved, &state.plan.resolved);
+    if (now.threads, &now.compute) != (then.threads, &then.compute) {
+        tracing::warn!(
+            "the checkpoint was computed with {} threads on {}, this run has {} on {}: results will not be the same to the last bit",
+            then.threads,
+            then.compute,
+            now.threads,
+            now.compute
+        );
     }
     load_model(checkpoint, network)?;
     let path = checkpoint.join(OPTIMIZER);

@@ -140,7 +140,7 @@ impl RunConfig {
     /// A file that cannot be read, is no YAML, names an unset `${VARIABLE}`, or does not fit: the
     /// message has the key and the nearest valid one.
     pub fn read(path: &Path, settings: &[String]) -> Result<RunConfig, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let text = std::fs::read_to_string(path).map_err(|reason| Error::io(path, reason))?;
         RunConfig::parse(&text, settings, &|name| std::env::var(name).ok())
             .map_err(|reason| Error::Config { path: path.into(), reason })
     }

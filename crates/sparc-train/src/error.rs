@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A configuration that cannot be used.
     #[error("{path}: {reason}", path = path.display())]
@@ -79,7 +79,7 @@ pub enum Error {
 
 impl Error {
     /// An I/O error with its path.
-    pub fn io(path: &Path, source: std::io::Error) -> Error {
-        Error::Io { path: path.into(), source }
+    pub fn io(path: &Path, reason: std::io::Error) -> Error {
+        Error::Io { path: path.into(), reason }
     }
 }

@@ -76,6 +76,7 @@ mod tests {
         inspect out
         report run
         report data
+        report task
         report out
         report started
         shards synth out

@@ -160,8 +160,9 @@ impl RunPlan {
     }
 }
 
-/// Keys that may change between the parts of a run: they move no sample and no number.
-const HARMLESS: [&str; 8] = [
+/// Keys that may change between the parts of a run: they move no sample and, but for rounding, no
+/// number.
+const HARMLESS: [&str; 10] = [
     "config.output",
     "config.data.workers",
     "config.data.prefetch",
@@ -170,6 +171,9 @@ const HARMLESS: [&str; 8] = [
     "config.train.log_every",
     "config.train.checkpoint_every",
     "config.train.keep_checkpoints",
+    // These may move the last bits; resuming says so.
+    "resolved.compute",
+    "resolved.threads",
 ];
 
 fn flatten(path: &str, value: &serde_json::Value, into: &mut Vec<(String, String)>) {

@@ -26,7 +26,7 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// How a run starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// From scratch; the folder must be empty or absent.
+    /// From scratch; the folder must not hold a run.
     Fresh,
     /// From scratch; a run that is there is removed.
     Overwrite,
@@ -77,6 +77,9 @@ pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc
 
 /// Makes the run's folder, with the plan and a copy of the tokenizer in it.
 fn prepare_folder(run: &Path, plan: &RunPlan, overwrite: bool) -> Result<(), Error> {
+    // Read before anything is removed: it may be the copy in this very folder.
+    let tokenizer = &plan.config.data.tokenizer;
+    let tokenizer = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
     if run.join(PLAN).exists() {
         if !overwrite {
             return Err(Error::RunExists { path: run.into() });
@@ -93,8 +96,7 @@ fn prepare_folder(run: &Path, plan: &RunPlan, overwrite: bool) -> Result<(), Err
     }
     let checkpoints = run.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(|error| Error::io(&checkpoints, error))?;
-    let copy = run.join(TOKENIZER);
-    std::fs::copy(&plan.config.data.tokenizer, &copy).map_err(|error| Error::io(&copy, error))?;
+    checkpoint::write_durably(&run.join(TOKENIZER), &tokenizer)?;
     checkpoint::write_durably(&run.join(PLAN), plan.to_yaml().as_bytes())
 }
 

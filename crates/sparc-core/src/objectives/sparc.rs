@@ -174,16 +174,13 @@ pub fn sparc_loss(inputs: &SparcInputs, config: &SparcConfig) -> LossTerms {
     LossTerms::new(terms, diagnostics)
 }
 
-/// The number that the sum of token losses is divided by, a scalar of at least 1: valid tokens under
-/// [`Reduction::Token`], captions with tokens under [`Reduction::Caption`].
+/// What the sum of token losses is divided by, a scalar: the number of valid tokens under
+/// [`Reduction::Token`], of captions with tokens under [`Reduction::Caption`].
 ///
 /// With several processes, average it over them and pass the result in
-/// [`SparcInputs::denominator`]: the mean of the processes' losses is then the joined batch's.
+/// [`SparcInputs::denominator`]: the mean of the processes' losses is then the joined batch's. It may
+/// be 0 where there are no tokens at all; the loss is 0 then.
 pub fn denominator(mask_bl: &Tensor, reduction: Reduction) -> Tensor {
-    count(mask_bl, reduction).clamp_min(1.0)
-}
-
-fn count(mask_bl: &Tensor, reduction: Reduction) -> Tensor {
     match reduction {
         Reduction::Token => mask_bl.sum(Kind::Float),
         Reduction::Caption => mask_bl.any_dim(1, false).sum(Kind::Float),
@@ -256,7 +253,7 @@ fn local_loss(inputs: &SparcInputs, config: &SparcConfig) -> (Tensor, Vec<(&'sta
         // Finite, because a caption without tokens would be a row of −inf only, whose log-softmax
         // is NaN. In either direction the columns of padding are no candidates.
         let logits = logits.masked_fill(&no_padding_b1k, PADDING_LOGIT);
-        loss_bl = loss_bl - logits.log_softmax(-1, None::<Kind>).diagonal(0, 1, 2) * 0.5;
+        loss_bl -= logits.log_softmax(-1, None::<Kind>).diagonal(0, 1, 2) * 0.5;
     }
     let loss_bl = loss_bl.where_self(mask_bl, &loss_bl.zeros_like());
     let value = reduce(&loss_bl, mask_bl, config.reduction, inputs.denominator);
@@ -276,14 +273,19 @@ fn reduce(loss_bl: &Tensor, mask_bl: &Tensor, reduction: Reduction, denominator:
         }
     };
     match denominator {
-        Some(denominator) => sum / denominator.to_kind(kind),
-        None => sum / self::denominator(mask_bl, reduction).to_kind(kind),
+        Some(denominator) => sum / not_zero(&denominator.to_kind(kind)),
+        None => sum / not_zero(&self::denominator(mask_bl, reduction).to_kind(kind)),
     }
+}
+
+/// A divisor: 1 instead of 0, for a sum of nothing is 0 whatever it is divided by.
+fn not_zero(count: &Tensor) -> Tensor {
+    count.masked_fill(&count.le(0.0), 1.0)
 }
 
 fn diagnostics(logits_bjk: &Tensor, weights_blp: &Tensor, mask_bl: &Tensor) -> Vec<(&'static str, Tensor)> {
     tch::no_grad(|| {
-        let tokens = count(mask_bl, Reduction::Token).clamp_min(1.0);
+        let tokens = not_zero(&denominator(mask_bl, Reduction::Token));
         let nearest_bl = logits_bjk.masked_fill(&mask_bl.unsqueeze(1).logical_not(), PADDING_LOGIT).argmax(-1, false);
         let own_l = Tensor::arange(mask_bl.size()[1], (Kind::Int64, mask_bl.device()));
         let correct = nearest_bl.eq_tensor(&own_l).logical_and(mask_bl).sum(Kind::Float) / &tokens;

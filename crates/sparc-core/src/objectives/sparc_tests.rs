@@ -300,7 +300,7 @@ fn processes_with_uneven_tokens_add_up_to_the_whole() {
             let patches = patches.detach().copy().set_requires_grad(true);
             let size = 6 / parts;
             let denominators: Vec<Tensor> =
-                (0..parts).map(|i| count(&mask.narrow(0, i * size, size), reduction)).collect();
+                (0..parts).map(|i| denominator(&mask.narrow(0, i * size, size), reduction)).collect();
             let denominator = Tensor::stack(&denominators, 0).mean(Kind::Double);
             let losses: Vec<Tensor> = (0..parts)
                 .map(|i| {

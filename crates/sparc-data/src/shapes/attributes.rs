@@ -182,12 +182,12 @@ impl Color {
 
 impl Size {
     /// Range of the radius, as a fraction of the image's width. At 64 pixels the smallest object is
-    /// 14 pixels across, about the least that shows a texture.
+    /// 17 pixels across: texture shows, and two or more patches of 8 pixels see nothing else.
     pub(super) fn radius_range(self) -> (f64, f64) {
         match self {
-            Self::Small => (0.110, 0.122),
-            Self::Medium => (0.165, 0.182),
-            Self::Large => (0.240, 0.265),
+            Self::Small => (0.135, 0.150),
+            Self::Medium => (0.190, 0.210),
+            Self::Large => (0.265, 0.290),
         }
     }
 }

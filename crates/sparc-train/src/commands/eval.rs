@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use sparc_core::PatchPath;
 use sparc_data::EvalSet;
 use sparc_data::shards::expand_shards;
+use sparc_data::skips::SkipCounts;
 use sparc_data::transform::ResizeMode;
 use sparc_eval::report::{MetricRow, text_table};
 use sparc_eval::tasks::{ClassSet, EvalRequest, EvalResults, Progress, SegmentationClasses, evaluate};
@@ -35,9 +36,9 @@ pub struct EvalArguments {
     /// Which patch features segmentation and grounding read
     #[arg(long, value_enum, default_value_t = Patches::Global)]
     patches: Patches,
-    /// How images become squares
-    #[arg(long, value_enum, default_value_t = Resize::Squash)]
-    resize: Resize,
+    /// How images become squares [default: as in the run's training]
+    #[arg(long, value_enum)]
+    resize: Option<Resize>,
 }
 
 /// A kind of evaluation.
@@ -79,10 +80,11 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         Patches::Local => PatchPath::Local,
     };
     let resize = match arguments.resize {
-        Resize::Squash => ResizeMode::Squash,
-        Resize::CenterCrop => ResizeMode::CenterCrop,
+        None => trained.plan.config.data.resize,
+        Some(Resize::Squash) => ResizeMode::Squash,
+        Some(Resize::CenterCrop) => ResizeMode::CenterCrop,
     };
-    let results = run(&trained, shards, resize, &request)?;
+    let (results, skips) = run(&trained, shards, resize, &request)?;
     let rows: Vec<MetricRow> =
         results.flatten().into_iter().map(|(key, value)| MetricRow::new(key, vec![Some(value)])).collect();
     let name = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
@@ -93,6 +95,8 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
             "objective": trained.plan.config.objective.name(),
             "step": trained.step,
             "data": arguments.data,
+            "resize": resize,
+            "skipped": skips.iter().map(|(reason, count)| (reason.to_string(), count.into())).collect::<serde_json::Map<_, _>>(),
             "metrics": results.flatten().into_iter().map(|(key, value)| (key, value.into())).collect::<serde_json::Map<_, _>>(),
             "results": results,
         });
@@ -146,7 +150,7 @@ pub fn run(
     shards: Vec<PathBuf>,
     resize: ResizeMode,
     request: &EvalRequest,
-) -> anyhow::Result<EvalResults> {
+) -> anyhow::Result<(EvalResults, SkipCounts)> {
     let bar = bar(0, "{spinner} {msg}");
     let mut set = EvalSet::new(shards, trained.plan.config.model.image.image_size as u32, resize);
     let results = evaluate(&trained.network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {
@@ -160,5 +164,5 @@ pub fn run(
     if !set.skips().is_empty() {
         tracing::warn!("{}", set.skips());
     }
-    Ok(results?)
+    Ok((results?, set.skips().clone()))
 }

@@ -26,6 +26,9 @@ pub struct ReportArguments {
     /// Shards to evaluate on: `a::b` joins, `{000..011}` and `*` expand
     #[arg(long)]
     data: String,
+    /// What to evaluate (repeatable, or separated by commas)
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "retrieval,classification,segmentation,grounding")]
+    task: Vec<Task>,
     /// Folder for report.html and summary.json
     #[arg(long)]
     out: PathBuf,
@@ -55,9 +58,8 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
             "--run: two runs are named `{name}`"
         );
         let trained = Trained::load(path.as_ref())?;
-        let tasks = [Task::Retrieval, Task::Classification, Task::Segmentation, Task::Grounding];
-        let request = request(&tasks, &shards, None, None)?;
-        let results = run(&trained, shards.clone(), trained.plan.config.data.resize, &request)?;
+        let request = request(&arguments.task, &shards, None, None)?;
+        let (results, _) = run(&trained, shards.clone(), trained.plan.config.data.resize, &request)?;
         methods.push(Method { name: name.into(), trained, results });
     }
     let data = ReportData {
@@ -115,10 +117,7 @@ fn facts(methods: &[Method], seconds: f64) -> Vec<(String, String)> {
         facts.push(("computed on".into(), method.trained.plan.resolved.compute.clone()));
     }
     facts.push(("time".into(), format!("{seconds:.0} s")));
-    facts.push((
-        "heatmaps".into(),
-        "alignment weights of the fine-grained loss: similarities min-max-normalised along the patches, small ones dropped".into(),
-    ));
+    facts.push(("heatmaps".into(), "alignment weights, as the fine-grained loss sees them".into()));
     facts
 }
 

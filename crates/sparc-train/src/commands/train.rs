@@ -46,11 +46,9 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     match run(&plan, tokenizer, &start, &stop)? {
         Ending::Finished(checkpoint) => println!("finished: {}", checkpoint.display()),
-        Ending::Interrupted(checkpoint) => println!(
-            "stopped; saved {}. Go on with: sparc train {} --resume latest",
-            checkpoint.display(),
-            arguments.config.display()
-        ),
+        Ending::Interrupted(checkpoint) => {
+            println!("stopped; saved {}. Go on with the same command and --resume latest", checkpoint.display())
+        }
     }
     Ok(())
 }

@@ -15,10 +15,18 @@ impl Fixture {
     pub fn new() -> Fixture {
         let fixture = Fixture { folder: tempfile::tempdir().unwrap() };
         let data = fixture.path("data");
-        let synth =
-            ["shards", "synth", "--train", "120", "--val", "8", "--test", "24", "--image-size", "32", "--out"];
+        let synth = ["shards", "synth", "--train", "120", "--val", "8", "--test", "24", "--image-size", "32", "--out"];
         fixture.succeed(&[&synth[..], &[data.to_str().unwrap()]].concat());
-        fixture.succeed(&["tokenizer", "train", "--data", "data/train-*.tar", "--out", "tokenizer.json", "--vocab-size", "200"]);
+        fixture.succeed(&[
+            "tokenizer",
+            "train",
+            "--data",
+            "data/train-*.tar",
+            "--out",
+            "tokenizer.json",
+            "--vocab-size",
+            "200",
+        ]);
         let config = include_str!("../../src/config_example.yaml")
             .replace("train: shards-*.tar", "train: data/train-*.tar")
             .replace("image_size: 16", "image_size: 32")

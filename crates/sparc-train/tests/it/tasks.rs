@@ -16,7 +16,8 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     }
     assert_eq!(results["metrics"]["n_images"], 24.0);
 
-    std::fs::write(fixture.path("x.jpg"), first_jpeg(&std::fs::read(fixture.path("data/test-00000.tar")).unwrap())).unwrap();
+    std::fs::write(fixture.path("x.jpg"), first_jpeg(&std::fs::read(fixture.path("data/test-00000.tar")).unwrap()))
+        .unwrap();
     fixture.succeed(&["inspect", "run", "--image", "x.jpg", "--text", "a red circle", "--out", "sheet.png"]);
     assert!(image::open(fixture.path("sheet.png")).unwrap().width() > 100);
 
@@ -29,7 +30,9 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     let page = std::fs::read_to_string(fixture.path("report/report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("data:image"));
 
-    assert!(fixture.fail(&["eval", "data", "--data", "data/test-*.tar", "--task", "retrieval"]).contains("no checkpoint"));
+    assert!(
+        fixture.fail(&["eval", "data", "--data", "data/test-*.tar", "--task", "retrieval"]).contains("no checkpoint")
+    );
     let camera = fixture.fail(&["inspect", "run", "--image", "run.yaml", "--text", "x"]);
     assert!(camera.contains("run.yaml cannot be decoded"), "{camera}");
 }

@@ -76,7 +76,17 @@ pub enum Error {
         /// By reason.
         skips: SkipCounts,
     },
-    /// A worker thread died.
-    #[error("a loader thread panicked; this is a bug, its message is in the log")]
-    WorkerPanicked,
+    /// Preparing a sample panicked.
+    #[error(
+        "preparing the sample {key} of {shard} panicked; this is a bug: please report it with the message above, and take the sample out to go on"
+    )]
+    WorkerPanicked {
+        /// The shard.
+        shard: String,
+        /// The sample.
+        key: String,
+    },
+    /// The loader has stopped after an error.
+    #[error("the loader has stopped after an earlier error")]
+    Stopped,
 }

@@ -5,6 +5,7 @@
 //! is under way at any time, so memory is bounded and nobody waits for ever.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -63,7 +64,7 @@ pub struct LoadedBatch {
     pub state: LoaderState,
 }
 
-/// An endless iterator of batches, epoch after epoch.
+/// An endless iterator of batches, epoch after epoch; it ends after an error.
 pub struct Loader {
     batches: Receiver<Result<LoadedBatch, Error>>,
     skips: Arc<Mutex<SkipCounts>>,
@@ -153,8 +154,8 @@ impl Iterator for Loader {
     type Item = Result<LoadedBatch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // The stream is endless: that it ends means that a thread died.
-        Some(self.batches.recv().unwrap_or(Err(Error::WorkerPanicked)))
+        // The stream is endless; it ends after an error, which has been given out.
+        self.batches.recv().ok()
     }
 }
 
@@ -211,6 +212,8 @@ impl Reader {
             for sample in samples {
                 let sample = match sample {
                     Ok(sample) => sample,
+                    // What lies before the point to resume at has been reported already.
+                    Err(_) if position < start.position => continue,
                     Err(skip) => {
                         self.send(LoaderState { epoch, position }, Task::Report(skip))?;
                         continue;
@@ -262,9 +265,14 @@ fn work(preparation: &Preparation, tokenizer: &TextTokenizer, jobs: &Receiver<Jo
             Task::Prepare(sample) => {
                 let mut skips = Vec::new();
                 // The state after the first sample of an epoch has that epoch; so has the sample.
-                match prepare(&sample, state_after.epoch, preparation, tokenizer, &mut skips) {
-                    Ok(prepared) => Outcome::Prepared(Box::new(prepared), skips),
-                    Err(skip) => Outcome::Skipped(skip),
+                let prepared = catch_unwind(AssertUnwindSafe(|| {
+                    prepare(&sample, state_after.epoch, preparation, tokenizer, &mut skips)
+                }));
+                match prepared {
+                    Ok(Ok(prepared)) => Outcome::Prepared(Box::new(prepared), skips),
+                    Ok(Err(skip)) => Outcome::Skipped(skip),
+                    // Were the thread to die here, everybody would wait for this sample.
+                    Err(_) => Outcome::Fail(Error::WorkerPanicked { shard: sample.shard.to_string(), key: sample.key }),
                 }
             }
             Task::Report(skip) => Outcome::Skipped(skip),

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageReader, Limits};
 
 /// CLIP's channel means (Radford et al. 2021, reference code), of pixels in `[0, 1]`.
 pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -20,8 +20,7 @@ const MAX_PIXELS: u64 = 25_000_000;
 ///
 /// What the decoder said, or that the image is empty or too large.
 pub fn decode_rgb(bytes: &[u8]) -> Result<image::RgbImage, String> {
-    let decoded = decode(bytes)?;
-    Ok(decoded.into_rgb8())
+    Ok(decode(bytes)?.0.into_rgb8())
 }
 
 /// Decodes an 8-bit grey PNG of labels; a palette or colour image is refused, for its pixels would
@@ -31,13 +30,16 @@ pub fn decode_rgb(bytes: &[u8]) -> Result<image::RgbImage, String> {
 ///
 /// What the decoder said, or which kind of image it is instead.
 pub fn decode_labels(bytes: &[u8]) -> Result<image::GrayImage, String> {
-    match decode(bytes)? {
-        DynamicImage::ImageLuma8(labels) => Ok(labels),
-        other => Err(format!("labels must be an 8-bit grey image, this one is {:?}", other.color())),
+    let (decoded, stored) = decode(bytes)?;
+    match decoded {
+        // Images of 1, 2 and 4 bits are decoded to the full range of 8: their values are no labels.
+        DynamicImage::ImageLuma8(labels) if stored == ExtendedColorType::L8 => Ok(labels),
+        _ => Err(format!("labels must be an 8-bit grey image, this one is {stored:?}")),
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
+/// The upright image, and the colour type that it is stored in.
+fn decode(bytes: &[u8]) -> Result<(DynamicImage, ExtendedColorType), String> {
     if bytes.is_empty() {
         return Err("the file is empty (zero bytes)".into());
     }
@@ -51,10 +53,11 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
     if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(format!("{width}x{height} pixels are outside 1 to {MAX_PIXELS}"));
     }
+    let stored = decoder.original_color_type();
     let orientation = decoder.orientation().map_err(|error| error.to_string())?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     image.apply_orientation(orientation);
-    Ok(image)
+    Ok((image, stored))
 }
 
 /// A rectangle of the source image, in its pixels.

@@ -99,11 +99,15 @@ pub fn prepare(
         regions.swap(place, other);
     }
     regions.truncate(preparation.max_regions);
+    let tokenize = |text: &str| tokenizer.encode(text).map_err(|error| sample.skip(SkipReason::Tokenize, error));
     Ok(PreparedSample {
         key: sample.key.clone(),
         image: normalize(&pixels),
-        text: tokenizer.encode(caption),
-        regions: regions.into_iter().map(|(frame_box, text)| (frame_box, tokenizer.encode(&text))).collect(),
+        text: tokenize(caption)?,
+        regions: regions
+            .into_iter()
+            .map(|(frame_box, text)| Ok((frame_box, tokenize(&text)?)))
+            .collect::<Result<_, Skip>>()?,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,6 +106,7 @@ pub struct ShardSamples {
     current: Option<RawSample>,
     pending: Option<Skip>,
     done: bool,
+    has_end: bool,
 }
 
 impl ShardSamples {
@@ -115,14 +116,24 @@ impl ShardSamples {
     ///
     /// The system's reason, naming the shard.
     pub fn open(path: &Path) -> Result<ShardSamples, Error> {
-        let file = File::open(path).map_err(|reason| Error::Io { path: path.into(), reason })?;
+        let io = |reason| Error::Io { path: path.into(), reason };
+        let mut file = File::open(path).map_err(io)?;
+        let has_end = has_end_marker(&mut file).map_err(io)?;
         Ok(ShardSamples {
             shard: path.to_string_lossy().into(),
             entries: TarEntries::new(BufReader::with_capacity(1 << 20, file)),
             current: None,
             pending: None,
             done: false,
+            has_end,
         })
+    }
+
+    /// The shard is cut off: the sample under way may have lost members and is dropped.
+    fn cut_off(&mut self, detail: &str) -> Skip {
+        let key = self.current.take().map(|sample| sample.key).unwrap_or_default();
+        let (shard, detail) = (self.shard.to_string(), detail.to_owned());
+        Skip { reason: SkipReason::ShardCutOff, shard, key, detail }
     }
 
     /// Adds a member; gives the sample before it if this one starts another.
@@ -150,6 +161,21 @@ impl ShardSamples {
     }
 }
 
+/// Whether the file ends in a block of zeros, as every whole tar does: a download that stopped between
+/// two members looks like one that is complete otherwise.
+fn has_end_marker(file: &mut File) -> std::io::Result<bool> {
+    const BLOCK: u64 = 512;
+    let length = file.metadata()?.len();
+    if length < BLOCK {
+        return Ok(false);
+    }
+    let mut block = [1; BLOCK as usize];
+    file.seek(SeekFrom::Start(length - BLOCK))?;
+    file.read_exact(&mut block)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(block == [0; BLOCK as usize])
+}
+
 impl Iterator for ShardSamples {
     type Item = Result<RawSample, Skip>;
 
@@ -169,15 +195,14 @@ impl Iterator for ShardSamples {
                 }
                 Some(Err(error)) => {
                     self.done = true;
-                    let key = self.current.take().map(|sample| sample.key).unwrap_or_default();
-                    return Some(Err(Skip {
-                        reason: SkipReason::ShardCutOff,
-                        shard: self.shard.to_string(),
-                        key,
-                        detail: error.to_string(),
-                    }));
+                    return Some(Err(self.cut_off(&error.to_string())));
                 }
-                None => self.done = true,
+                None => {
+                    self.done = true;
+                    if !self.has_end {
+                        return Some(Err(self.cut_off("the shard ends without its end marker")));
+                    }
+                }
             }
         }
     }
@@ -238,6 +263,10 @@ mod tests {
         assert_eq!(samples[0].as_ref().unwrap().key, "a/1");
         let skip = samples[1].as_ref().unwrap_err();
         assert_eq!((skip.reason, skip.key.as_str(), samples.len()), (SkipReason::ShardCutOff, "a/2", 2));
+        // Between two members, and before the first.
+        let samples = read(&bytes[..512 * 8]);
+        assert_eq!(samples[1].as_ref().unwrap_err().key, "a/2");
+        assert_eq!(read(b"")[0].as_ref().unwrap_err().reason, SkipReason::ShardCutOff);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum SkipReason {
     DuplicateMember,
     /// The label map or class index cannot be read: only that annotation is left out.
     BadLabel,
+    /// The tokenizer's vocabulary cannot express the text.
+    Tokenize,
     /// The shard ends in the middle: the rest of it is missing.
     ShardCutOff,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for SkipReason {
             SkipReason::EmptyPhrase => "empty_phrase",
             SkipReason::DuplicateMember => "duplicate_member",
             SkipReason::BadLabel => "bad_label",
+            SkipReason::Tokenize => "tokenize",
             SkipReason::ShardCutOff => "shard_cut_off",
         })
     }

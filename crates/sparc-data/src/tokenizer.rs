@@ -63,6 +63,12 @@ impl TextTokenizer {
             .find_map(|name| inner.token_to_id(name))
             .ok_or_else(|| format!("it has no padding token (looked for {})", PAD_NAMES.join(", ")))?;
         inner.with_padding(None);
+        let n_special = inner.encode("", true).map_or(0, |encoding| encoding.len());
+        if context_length <= n_special {
+            return Err(format!(
+                "it puts {n_special} special tokens around every text, which leaves no room in a context of {context_length}"
+            ));
+        }
         inner
             .with_truncation(Some(TruncationParams { max_length: context_length, ..TruncationParams::default() }))
             .map_err(|error| format!("cannot cut texts to {context_length} tokens: {error}"))?;
@@ -70,9 +76,9 @@ impl TextTokenizer {
         Ok(TextTokenizer { inner, padding_id, fingerprint })
     }
 
-    /// Number of token ids, added tokens included.
+    /// Number of token ids, added tokens included: one more than the largest, for ids may have holes.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
     /// A hash of the file's bytes: a model belongs to exactly one tokenizer.
@@ -81,18 +87,24 @@ impl TextTokenizer {
     }
 
     /// Tokenises one text.
-    pub fn encode(&self, text: &str) -> TokenizedText {
-        match self.inner.encode(text, true) {
-            Ok(encoding) => TokenizedText {
-                ids: encoding.get_ids().to_vec(),
-                content: encoding.get_special_tokens_mask().iter().map(|&special| special == 0).collect(),
-            },
-            Err(error) => {
-                // Only a broken vocabulary gets here (no piece and no unknown token).
-                tracing::warn!("a text could not be tokenised and counts as empty: {error}");
-                TokenizedText { ids: Vec::new(), content: Vec::new() }
-            }
-        }
+    ///
+    /// # Errors
+    ///
+    /// What the library said, which it only does of a broken vocabulary (no piece and no unknown token).
+    pub fn encode(&self, text: &str) -> Result<TokenizedText, String> {
+        let encoding = self.inner.encode(text, true).map_err(|error| error.to_string())?;
+        Ok(TokenizedText {
+            ids: encoding.get_ids().to_vec(),
+            content: encoding.get_special_tokens_mask().iter().map(|&special| special == 0).collect(),
+        })
+    }
+
+    /// As [`TextTokenizer::encode`], with an empty text and a warning instead of an error.
+    fn encode_or_empty(&self, text: &str) -> TokenizedText {
+        self.encode(text).unwrap_or_else(|error| {
+            tracing::warn!("\"{text}\" could not be tokenised and counts as empty: {error}");
+            TokenizedText { ids: Vec::new(), content: Vec::new() }
+        })
     }
 
     /// Pads texts to the longest of them (at least one position).
@@ -118,12 +130,12 @@ impl TextTokenizer {
 
 impl Tokenize for TextTokenizer {
     fn tokenize(&self, texts: &[&str]) -> TextBatch {
-        let texts: Vec<TokenizedText> = texts.iter().map(|text| self.encode(text)).collect();
+        let texts: Vec<TokenizedText> = texts.iter().map(|text| self.encode_or_empty(text)).collect();
         self.pad(&texts)
     }
 
     fn pieces(&self, text: &str) -> Vec<String> {
-        let ids = self.encode(text).ids;
+        let ids = self.encode_or_empty(text).ids;
         ids.into_iter().map(|id| self.inner.id_to_token(id).unwrap_or_else(|| format!("#{id}"))).collect()
     }
 }
@@ -262,6 +274,8 @@ mod tests {
     fn unusable_files_say_why() {
         let reason = TextTokenizer::from_bytes(b"{}", 5).err().unwrap();
         assert!(reason.contains("not a Hugging Face tokenizer.json"));
+        let json = trained(TokenizerModel::Bpe);
+        assert!(TextTokenizer::from_bytes(json.as_bytes(), 2).err().unwrap().contains("context of 2"));
         let unpadded = trained(TokenizerModel::Bpe).replace("[PAD]", "[NOT]");
         assert!(TextTokenizer::from_bytes(unpadded.as_bytes(), 5).err().unwrap().contains("no padding token"));
         let nothing = train_tokenizer(

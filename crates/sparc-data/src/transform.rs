@@ -129,8 +129,8 @@ impl Frame {
 pub fn survives_mirroring(text: &str) -> bool {
     !text.split(|c: char| !c.is_alphanumeric()).any(|word| {
         let word = word.to_ascii_lowercase();
-        ["left", "right", "leftmost", "rightmost", "lefthand", "righthand", "clockwise", "counterclockwise"]
-            .contains(&word.as_str())
+        // "leftover" and "rightful" only lose a flip.
+        word.starts_with("left") || word.starts_with("right") || word.ends_with("clockwise")
     })
 }
 
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn words_of_direction_forbid_mirroring() {
         assert!(survives_mirroring("a red circle above a square"));
-        for text in ["Left of it", "on the right.", "left-hand"] {
+        for text in ["Left of it", "on the right.", "left-hand", "an arrow pointing rightwards"] {
             assert!(!survives_mirroring(text), "{text}");
         }
         assert!(survives_mirroring("a bright copyright sign"));

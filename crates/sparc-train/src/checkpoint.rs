@@ -85,6 +85,9 @@ fn publish(run: &Path, temporary: &Path, finished: &Path) -> std::io::Result<()>
     // The same step once more, after a resume: put aside, so that it is gone for an instant only.
     let aside = temporary.with_extension("old");
     if finished.exists() {
+        if aside.exists() {
+            std::fs::remove_dir_all(&aside)?;
+        }
         std::fs::rename(finished, &aside)?;
     }
     std::fs::rename(temporary, finished)?;
@@ -93,12 +96,25 @@ fn publish(run: &Path, temporary: &Path, finished: &Path) -> std::io::Result<()>
     }
     let folder = finished.parent().unwrap_or(run);
     File::open(folder)?.sync_all()?;
-    let name = finished.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    write_pointer(run, finished)
+}
+
+fn write_pointer(run: &Path, checkpoint: &Path) -> std::io::Result<()> {
+    let name = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let pointer = run.join(format!(".{LATEST}.part"));
     std::fs::write(&pointer, name + "\n")?;
     File::open(&pointer)?.sync_all()?;
     std::fs::rename(&pointer, run.join(LATEST))?;
     File::open(run)?.sync_all()
+}
+
+/// Makes `checkpoint`, which lies in `run`, the one that `latest` names.
+///
+/// # Errors
+///
+/// What the system said.
+pub fn point_latest_at(run: &Path, checkpoint: &Path) -> Result<(), Error> {
+    write_pointer(run, checkpoint).map_err(|error| Error::io(run, error))
 }
 
 /// Writes a file and waits until it is on the disk.

@@ -92,6 +92,12 @@ pub struct AdamW {
     updates: u64,
 }
 
+fn clear(gradients: &[(&Slot, Tensor)]) {
+    for (slot, _) in gradients {
+        slot.parameter.shallow_clone().zero_grad();
+    }
+}
+
 impl AdamW {
     /// Fresh moments for every parameter.
     pub fn new(config: OptimizerConfig, parameters: &Parameters) -> AdamW {
@@ -110,7 +116,7 @@ impl AdamW {
     }
 
     /// Clips the gradients, updates all parameters with them and clears them. Gives the norm of the
-    /// whole gradient before clipping.
+    /// whole gradient before clipping; where that is not finite, nothing is updated.
     ///
     /// # Errors
     ///
@@ -132,6 +138,7 @@ impl AdamW {
         }
         let norm = norm.double_value(&[]);
         if !norm.is_finite() {
+            clear(&gradients);
             return Ok(norm);
         }
         self.updates += 1;
@@ -150,9 +157,7 @@ impl AdamW {
                 )?;
             }
         }
-        for (slot, _) in gradients {
-            slot.parameter.shallow_clone().zero_grad();
-        }
+        clear(&gradients);
         Ok(norm)
     }
 

@@ -126,17 +126,6 @@ impl RunPlan {
         serde_yaml::to_string(&value).expect("JSON values are YAML values")
     }
 
-    /// Reads what [`RunPlan::to_yaml`] wrote.
-    ///
-    /// # Errors
-    ///
-    /// A sentence about what is wrong with the text.
-    pub fn from_yaml(text: &str) -> Result<RunPlan, String> {
-        let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
-        let value = serde_json::to_value(yaml).map_err(|error| error.to_string())?;
-        serde_json::from_value(value).map_err(|error| error.to_string())
-    }
-
     /// What differs from `other` in a way that would change the course of training: a run may only
     /// be continued with none of these.
     pub fn differences(&self, other: &RunPlan) -> Vec<String> {
@@ -162,10 +151,11 @@ impl RunPlan {
 
 /// Keys that may change between the parts of a run: they move no sample and, but for rounding, no
 /// number.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 11] = [
     "config.output",
     "config.data.workers",
     "config.data.prefetch",
+    "config.data.max_skipped_share",
     "config.data.tokenizer",
     "config.data.train",
     "config.train.log_every",

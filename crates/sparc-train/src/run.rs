@@ -63,8 +63,12 @@ pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc
             checkpoint::resume(&checkpoint::latest(run)?, &mut network, &mut optimizer, plan)?.loader
         }
         Start::Resume(path) => {
-            let state = checkpoint::resume(&checkpoint::find(path)?, &mut network, &mut optimizer, plan)?.loader;
-            if !run.join(PLAN).exists() {
+            let checkpoint = checkpoint::find(path)?;
+            let state = checkpoint::resume(&checkpoint, &mut network, &mut optimizer, plan)?.loader;
+            if is_same_folder(&checkpoint::run_of(&checkpoint), run) {
+                // The log is cut back to this step: from here on this is where the run stands.
+                checkpoint::point_latest_at(run, &checkpoint)?;
+            } else {
                 prepare_folder(run, plan, false)?;
             }
             state
@@ -73,6 +77,10 @@ pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc
     let log = MetricsLog::open(run, optimizer.updates())?;
     let loader = Loader::start(plan.loader(), tokenizer, state);
     Run { plan, run, network, optimizer, log, loader, state, window: Window::new() }.go(stop)
+}
+
+fn is_same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Makes the run's folder, with the plan and a copy of the tokenizer in it.
@@ -141,7 +149,7 @@ impl Run<'_> {
 
     fn one_step(&mut self) -> Result<StepMetrics, Error> {
         let waiting = Instant::now();
-        let LoadedBatch { batch, state } = self.loader.next().unwrap_or(Err(sparc_data::Error::WorkerPanicked))?;
+        let LoadedBatch { batch, state } = self.loader.next().unwrap_or(Err(sparc_data::Error::Stopped))?;
         self.window.waited += waiting.elapsed();
         let number = self.optimizer.updates() + 1;
         let learning_rate = self.plan.config.optimizer.learning_rate_at(number, self.plan.config.train.steps);

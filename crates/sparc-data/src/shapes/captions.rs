@@ -92,6 +92,8 @@ fn draw(view: View, rng: &mut ChaCha8Rng) -> Vec<Caption> {
         families.push((partial(view, rng), Form::Sentence(opening)));
     }
     let relation = related(view, rng);
+    families.push((shapes(view, rng), Form::Terse));
+    families.push((colors(view, rng), Form::Terse));
     let positions = if relation.is_some() && rng.random_bool(0.8) { relation } else { placed(view, rng).or(relation) };
     families.extend(positions.map(|statement| (statement, Form::Sentence(""))));
     families.into_iter().map(|(statement, form)| Caption { statement, wording: Wording::draw(rng, form) }).collect()
@@ -124,6 +126,20 @@ fn simple(view: View, rng: &mut ChaCha8Rng) -> Statement {
 
 fn terse(view: View, rng: &mut ChaCha8Rng) -> Statement {
     Statement::Inventory { items: grouped(view, rng, |index| Description::simple(view, index)), backdrop: None }
+}
+
+/// Shapes alone: each word names a part of the image of its own, as most nouns of captions do.
+fn shapes(view: View, rng: &mut ChaCha8Rng) -> Statement {
+    let shape = |index: usize| Some(view.scene.objects[index].shape);
+    let items = grouped(view, rng, |index| Description { shape: shape(index), ..Description::default() });
+    Statement::Inventory { items, backdrop: None }
+}
+
+/// Colours alone.
+fn colors(view: View, rng: &mut ChaCha8Rng) -> Statement {
+    let color = |index: usize| Some(view.scene.objects[index].color);
+    let items = grouped(view, rng, |index| Description { color: color(index), ..Description::default() });
+    Statement::Inventory { items, backdrop: None }
 }
 
 /// How many objects there are of each shape, of each colour, or of each pair.

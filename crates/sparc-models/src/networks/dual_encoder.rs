@@ -42,7 +42,7 @@ pub struct DualEncoderConfig {
     pub special_tokens: SpecialTokens,
     /// Initial inverse temperature 1/τ; 1/0.07 in CLIP.
     pub logit_scale_init: f64,
-    /// The inverse temperature is clamped to at most this after each step; 100 in CLIP.
+    /// The inverse temperature is clamped to `[1, this]` after each step; 100 in CLIP.
     pub logit_scale_max: f64,
     /// Whether there is a second inverse temperature for token-level losses.
     pub local_logit_scale: bool,
@@ -65,9 +65,9 @@ impl DualEncoderConfig {
                 return Err(format!("{name} must be at least 1, got {value}"));
             }
         }
-        if !(self.logit_scale_init > 0.0 && self.logit_scale_init <= self.logit_scale_max) {
+        if !(self.logit_scale_init >= 1.0 && self.logit_scale_init <= self.logit_scale_max) {
             return Err(format!(
-                "logit_scale_init {} must lie in (0, logit_scale_max = {}]",
+                "logit_scale_init {} must lie in [1, logit_scale_max = {}]",
                 self.logit_scale_init, self.logit_scale_max
             ));
         }

@@ -50,17 +50,19 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     let started = arguments.started.map_or_else(now, |seconds| seconds as f64);
     let shards = expand_shards(&arguments.data)?;
-    let mut methods = Vec::new();
+    let mut runs: Vec<(String, Trained)> = Vec::new();
     for run_argument in &arguments.run {
         let (name, path) = run_argument.split_once('=').context("--run: expected NAME=PATH")?;
-        ensure!(
-            !name.is_empty() && methods.iter().all(|m: &Method| m.name != name),
-            "--run: two runs are named `{name}`"
-        );
-        let trained = Trained::load(path.as_ref())?;
+        ensure!(!name.is_empty() && runs.iter().all(|(known, _)| known != name), "--run: two runs are named `{name}`");
+        runs.push((name.into(), Trained::load(path.as_ref())?));
+    }
+    check_comparable(&runs)?;
+    let curves = curves(&runs)?;
+    let mut methods = Vec::new();
+    for (name, trained) in runs {
         let request = request(&arguments.task, &shards, None, None)?;
         let (results, _) = run(&trained, shards.clone(), trained.plan.config.data.resize, &request)?;
-        methods.push(Method { name: name.into(), trained, results });
+        methods.push(Method { name, trained, results });
     }
     let data = ReportData {
         title: "Fine-grained vision-language training".into(),
@@ -69,7 +71,7 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
         facts: facts(&methods, now() - started),
         methods: names(&methods),
         metrics: rows(&methods, |key| !key.starts_with("n_")),
-        curves: curves(&methods)?,
+        curves,
         gallery: gallery(&methods, shards)?,
         pictures: Vec::new(),
     };
@@ -81,6 +83,24 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
         seconds: now() - started,
     };
     write_summary(&arguments.out.join("summary.json"), &summary)?;
+    Ok(())
+}
+
+/// Refuses, before anything is computed, runs that cannot stand in one table: their images or texts
+/// would not be the same.
+fn check_comparable(runs: &[(String, Trained)]) -> anyhow::Result<()> {
+    let seen = |trained: &Trained| {
+        let config = &trained.plan.config;
+        let fingerprint = trained.plan.resolved.tokenizer_fingerprint.clone();
+        (config.model.image.image_size, config.model.image.patch_size, config.data.resize, fingerprint)
+    };
+    for (name, trained) in runs {
+        ensure!(
+            seen(trained) == seen(&runs[0].1),
+            "the runs {name} and {} have another image size, patch size, resize mode or tokenizer: they cannot stand side by side; evaluate them apart with `sparc eval`",
+            runs[0].0
+        );
+    }
     Ok(())
 }
 
@@ -122,15 +142,15 @@ fn facts(methods: &[Method], seconds: f64) -> Vec<(String, String)> {
 }
 
 /// Loss curves, one chart per logged quantity that all or some runs have.
-fn curves(methods: &[Method]) -> anyhow::Result<Vec<Chart>> {
+fn curves(runs: &[(String, Trained)]) -> anyhow::Result<Vec<Chart>> {
     const CHARTS: [(&str, &[&str], &str); 3] = [
         ("Contrastive loss (global)", &["loss_contrastive", "loss_global"], "loss"),
         ("Fine-grained loss (local)", &["loss_local"], "loss"),
         ("Pairs found in the batch", &["image_to_text_accuracy"], "share"),
     ];
     let mut logs = Vec::new();
-    for method in methods {
-        logs.push((method.name.clone(), read_metrics(&method.trained.run)?));
+    for (name, trained) in runs {
+        logs.push((name.clone(), read_metrics(&trained.run)?));
     }
     let charts = CHARTS.iter().map(|(title, keys, y_label)| {
         let series = logs
@@ -169,20 +189,11 @@ fn gallery(methods: &[Method], shards: Vec<PathBuf>) -> anyhow::Result<Vec<Galle
 fn gallery_item(methods: &[Method], sample: EvalSample, side: u32) -> anyhow::Result<GalleryItem> {
     let caption = &sample.captions[0];
     let alignments: Vec<_> = methods.iter().map(|method| method.trained.align(&sample.image_chw, caption)).collect();
-    let pieces = |index: usize| alignments[index].tokens.iter().map(|(piece, _)| piece.clone()).collect::<Vec<_>>();
-    for (index, method) in methods.iter().enumerate() {
-        ensure!(
-            pieces(index) == pieces(0) && alignments[index].grid == alignments[0].grid,
-            "the run {} has another tokenizer or patch grid than {}: their heatmaps cannot stand side by side",
-            method.name,
-            methods[0].name
-        );
-    }
     Ok(GalleryItem {
         image: RgbImage::from_raw(side, side, sample.pixels).context("the sample has side × side pixels")?,
         key: sample.key,
         grid: alignments[0].grid,
-        token_pieces: pieces(0),
+        token_pieces: alignments[0].tokens.iter().map(|(piece, _)| piece.clone()).collect(),
         heatmaps: methods
             .iter()
             .zip(alignments)

@@ -58,7 +58,8 @@ pub fn run(TokenizerCommand::Train(arguments): &TokenizerCommand) -> anyhow::Res
     }
     sparc_data::shard_writer::write_file_atomically(&arguments.out, json.as_bytes())?;
     let tokenizer = TextTokenizer::from_file(&arguments.out, TRIAL_CONTEXT)?;
-    let n_tokens: usize = captions.iter().map(|caption| tokenizer.encode(caption).ids.len()).sum();
+    let n_tokens: usize =
+        captions.iter().map(|caption| tokenizer.encode(caption).map_or(0, |text| text.ids.len())).sum();
     println!(
         "{}: {} token ids from {} captions, {:.1} tokens a caption{}",
         arguments.out.display(),

@@ -244,7 +244,7 @@ mod tests {
             n_captions += annotation.captions.len();
         });
         let mean = n_captions as f64 / 900.0;
-        assert!((4.5..5.5).contains(&mean), "{mean} captions to a scene");
+        assert!((6.0..7.2).contains(&mean), "{mean} captions to a scene");
     }
 
     #[test]

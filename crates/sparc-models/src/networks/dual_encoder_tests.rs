@@ -159,7 +159,7 @@ fn loading_reports_every_difference_and_copies_nothing() {
 fn the_temperature_is_clamped() {
     let mut network = network(0);
     assert!((scalar(&network.logit_scale()) - 10.0).abs() < 1e-9);
-    tch::no_grad(|| network.log_scale.shallow_clone().fill_(9.0));
+    let _ = tch::no_grad(|| network.log_scale.shallow_clone().fill_(9.0));
     network.clamp_logit_scales();
     assert!((scalar(&network.logit_scale()) - 100.0).abs() < 1e-9);
 }

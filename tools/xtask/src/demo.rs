@@ -64,7 +64,7 @@ fn announce(start: Instant, line: &str) {
 /// The calls of the binary, in order. Patterns with `*` are the binary's to expand: there is no shell between.
 fn steps(started: u64) -> Vec<Vec<String>> {
     let mut steps = vec![
-        format!("shards synth --out {FOLDER}/data --train 8000 --val 400 --test 400 --seed 0 --if-missing"),
+        format!("shards synth --out {FOLDER}/data --train 8000 --val 400 --test 1000 --seed 0 --if-missing"),
         format!("tokenizer train --data {FOLDER}/data/train-*.tar --out {FOLDER}/tokenizer.json --vocab-size 512"),
     ];
     steps.extend(METHODS.map(|method| format!("train configs/{method}/demo.yaml --overwrite")));
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "shards synth --out runs/demo/data --train 8000 --val 400 --test 400 --seed 0 --if-missing",
+                "shards synth --out runs/demo/data --train 8000 --val 400 --test 1000 --seed 0 --if-missing",
                 "tokenizer train --data runs/demo/data/train-*.tar --out runs/demo/tokenizer.json --vocab-size 512",
                 "train configs/clip/demo.yaml --overwrite",
                 "train configs/sparc/demo.yaml --overwrite",

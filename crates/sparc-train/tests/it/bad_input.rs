@@ -47,6 +47,13 @@ fn a_run_is_not_overwritten_by_accident() {
     assert_eq!(fixture.log("run"), before);
     let message = fixture.fail(&["train", "run.yaml", "--set", "seed=2", "--resume", "latest"]);
     assert_says(&message, &["step_6", "config.seed: 2 now, 1 in the checkpoint"]);
+    // Another run's checkpoint does not continue in this run's folder; this run's own does.
+    fixture.succeed(&["train", "run.yaml", "--set", "output=other"]);
+    let message = fixture.fail(&["train", "run.yaml", "--resume", "other/checkpoints/step_3"]);
+    assert_says(&message, &["run already holds a run"]);
+    assert_eq!(fixture.log("run"), before);
+    fixture.succeed(&["train", "run.yaml", "--resume", "run/checkpoints/step_3"]);
+    assert_eq!(fixture.log("run"), before);
     fixture.succeed(&["train", "run.yaml", "--overwrite", "--set", "train.steps=3"]);
     assert_eq!(fixture.log("run").len(), 3);
 }

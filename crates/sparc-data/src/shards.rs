@@ -1,6 +1,7 @@
 //! Which shards there are, and what samples a shard holds.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -151,10 +152,14 @@ impl ShardSamples {
             self.current.replace(next)
         };
         if let Some(sample) = &mut self.current {
-            if sample.members.contains_key(&extension) {
-                self.pending = Some(sample.skip(SkipReason::DuplicateMember, format!("a second .{extension}")));
-            } else {
-                sample.members.insert(extension, data);
+            match sample.members.entry(extension) {
+                Entry::Vacant(place) => {
+                    place.insert(data);
+                }
+                Entry::Occupied(place) => {
+                    let detail = format!("a second .{}", place.key());
+                    self.pending = Some(sample.skip(SkipReason::DuplicateMember, detail));
+                }
             }
         }
         finished

@@ -126,7 +126,7 @@ impl Run<'_> {
         while self.optimizer.updates() < train.steps {
             let metrics = self.one_step()?;
             let done = self.optimizer.updates();
-            if done % train.log_every == 0 || done == train.steps {
+            if done.is_multiple_of(train.log_every) || done == train.steps {
                 let speed = self.window.close(train.batch_size);
                 progress.logged(done, &metrics, speed, &self.loader.skips());
                 self.write_log(done, &metrics, speed)?;
@@ -134,7 +134,7 @@ impl Run<'_> {
             progress.advance(done);
             let last = done == train.steps;
             let interrupted = stop.load(Ordering::Relaxed) && !last;
-            if last || interrupted || done % train.checkpoint_every == 0 {
+            if last || interrupted || done.is_multiple_of(train.checkpoint_every) {
                 let saved = checkpoint::save(self.run, &self.network, &self.optimizer, self.plan, self.state)?;
                 if interrupted || last {
                     progress.finish();

@@ -6,7 +6,7 @@ fn main() {
     let lib = PathBuf::from(std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys reports LibTorch's folder"));
     let lib = lib.canonicalize().unwrap_or(lib);
     let include = lib.with_file_name("include");
-    println!("cargo:rerun-if-changed=cpp/bridge.cpp");
+    println!("cargo:rerun-if-changed=cpp");
     println!("cargo:libtorch_lib={}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     cc::Build::new()
@@ -15,7 +15,7 @@ fn main() {
         .warnings(false)
         .include(include.join("torch/csrc/api/include"))
         .include(include)
-        .file("cpp/bridge.cpp")
+        .files(["cpp/autograd.cpp", "cpp/bridge.cpp"])
         .compile("sparc_bridge");
     // The bridge is placed after torch-sys's libraries: name what it needs once more.
     println!("cargo:rustc-link-search=native={}", lib.display());

@@ -1,55 +1,16 @@
 // The C++ side of sparc-torch: thin C functions over ATen for what tch 0.24 does not bind.
-//
-// A tensor crosses the border as the `at::Tensor*` that tch itself holds. No exception crosses it:
-// every function returns null, or a message that the caller frees with `sparc_free_message`.
+// The rules of the border are in border.h.
 
-#include <ATen/core/Tensor.h>
+#include "border.h"
+
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
-#include <c10/core/GradMode.h>
 
-#include <cstdlib>
-#include <cstring>
-#include <exception>
-#include <vector>
-
-namespace {
-
-char* message(const char* text) {
-  // Only the first line: the rest is a C++ backtrace that helps nobody here.
-  size_t length = std::strcspn(text, "\n");
-  char* copy = static_cast<char*>(std::malloc(length + 1));
-  if (copy != nullptr) {
-    std::memcpy(copy, text, length);
-    copy[length] = '\0';
-  }
-  return copy;
-}
-
-template <typename F>
-char* guarded(F&& body) {
-  try {
-    c10::NoGradGuard no_grad;
-    body();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return message(error.what());
-  } catch (...) {
-    return message("unknown C++ exception");
-  }
-}
-
-std::vector<at::Tensor> list(at::Tensor* const* tensors, size_t count) {
-  std::vector<at::Tensor> result;
-  result.reserve(count);
-  for (size_t i = 0; i < count; ++i) result.push_back(*tensors[i]);
-  return result;
-}
-
-}  // namespace
+using sparc::guarded;
+using sparc::list;
 
 extern "C" {
 

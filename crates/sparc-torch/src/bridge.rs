@@ -21,6 +21,28 @@ pub enum Error {
         /// Its own length.
         actual: usize,
     },
+    /// A tensor whose shape, kind or device does not fit.
+    #[error("{what}: expected {expected}, got {actual}")]
+    Tensor {
+        /// Which tensor.
+        what: String,
+        /// What would fit.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
+}
+
+impl Error {
+    /// [`Error::Tensor`] for `tensor`.
+    pub(crate) fn tensor(what: impl Into<String>, expected: impl Into<String>, tensor: &Tensor) -> Self {
+        Self::Tensor { what: what.into(), expected: expected.into(), actual: describe(tensor) }
+    }
+}
+
+/// Kind, shape and device of a tensor in words.
+pub(crate) fn describe(tensor: &Tensor) -> String {
+    format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device())
 }
 
 /// `at::Tensor`, as tch holds it behind a pointer.
@@ -43,6 +65,21 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn sparc_total_norm(tensors: *const RawTensor, count: usize, result: *mut RawTensor) -> *mut c_char;
     pub(crate) fn sparc_scale(tensors: *const RawTensor, count: usize, factor: RawTensor) -> *mut c_char;
+    pub(crate) fn sparc_vjp(
+        outputs: *const RawTensor,
+        grad_outputs: *const RawTensor,
+        output_count: usize,
+        inputs: *const RawTensor,
+        input_count: usize,
+        gradients: *mut RawTensor,
+    ) -> *mut c_char;
+    pub(crate) fn sparc_custom_gradient(
+        value: RawTensor,
+        inputs: *const RawTensor,
+        gradients: *const RawTensor,
+        count: usize,
+        result: *mut RawTensor,
+    ) -> *mut c_char;
 }
 
 /// Turns a bridge function's return value into a result, freeing the message.

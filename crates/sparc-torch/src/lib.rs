@@ -3,8 +3,10 @@
 //! Every function checks its arguments, catches C++ exceptions at the border and returns a typed
 //! [`Error`].
 
+mod autograd;
 mod bridge;
 mod optimizer;
 
+pub use autograd::{custom_gradient, vjp};
 pub use bridge::Error;
 pub use optimizer::{AdamwStep, fused_adamw, scale_in_place, total_norm};

@@ -15,7 +15,7 @@ fn main() {
         .warnings(false)
         .include(include.join("torch/csrc/api/include"))
         .include(include)
-        .files(["cpp/autograd.cpp", "cpp/bridge.cpp"])
+        .files(["cpp/autograd.cpp", "cpp/bridge.cpp", "cpp/max_similarity.cpp"])
         .compile("sparc_bridge");
     // The bridge is placed after torch-sys's libraries: name what it needs once more.
     println!("cargo:rustc-link-search=native={}", lib.display());

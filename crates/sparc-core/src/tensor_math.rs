@@ -33,3 +33,9 @@ pub fn at_least_f32(x: &Tensor) -> Tensor {
         _ => x.to_kind(Kind::Float),
     }
 }
+
+/// Tokens `[B, L, D]` with zeros where `mask_bl` is false. Padding may hold anything, NaN too; it must
+/// not reach a sum or a maximum.
+pub fn without_padding(tokens_bld: &Tensor, mask_bl: &Tensor) -> Tensor {
+    tokens_bld.where_self(&mask_bl.unsqueeze(-1), &tokens_bld.zeros_like())
+}

@@ -78,3 +78,61 @@ pub fn check_gradient(at: &Tensor, tolerance: f64, f: impl Fn(&Tensor) -> Tensor
         );
     }
 }
+
+/// The rows of one simulated process.
+#[derive(Debug, Clone, Copy)]
+pub struct RankRows {
+    /// Index of its first row.
+    pub offset: i64,
+    /// Number of its rows.
+    pub size: i64,
+    /// Number of simulated processes.
+    pub ranks: i64,
+}
+
+impl RankRows {
+    /// Its rows of a tensor.
+    pub fn of(&self, rows: &Tensor) -> Tensor {
+        rows.narrow(0, self.offset, self.size)
+    }
+}
+
+/// Splits a batch of `n` rows over 1, 2, 3 and 4 simulated processes and panics unless the mean of their
+/// losses, and its gradient at every leaf, is the whole batch's to 1e-9 (f64).
+///
+/// `loss` gets the leaves (whole tensors, gathered with gradient) and the rows of one process.
+///
+/// # Panics
+///
+/// If `n` is no multiple of 12, or something differs.
+#[track_caller]
+pub fn assert_ranks_add_up(n: i64, leaves: &[Tensor], loss: impl Fn(&[Tensor], RankRows) -> Tensor) {
+    assert_eq!(n % 12, 0, "{n} rows cannot be split over 1 to 4 processes");
+    let run = |ranks: i64| {
+        let leaves: Vec<Tensor> =
+            leaves.iter().map(|leaf| leaf.detach().copy().set_requires_grad(leaf.is_floating_point())).collect();
+        let size = n / ranks;
+        let losses: Vec<Tensor> =
+            (0..ranks).map(|rank| loss(&leaves, RankRows { offset: rank * size, size, ranks })).collect();
+        let mean = Tensor::stack(&losses, 0).mean(Kind::Double);
+        mean.backward();
+        let gradients: Vec<Vec<f64>> = leaves
+            .iter()
+            .map(|leaf| leaf.grad())
+            .map(|gradient| if gradient.defined() { values(&gradient) } else { Vec::new() })
+            .collect();
+        (scalar(&mean), gradients)
+    };
+    let whole = run(1);
+    for ranks in [2, 3, 4] {
+        let split = run(ranks);
+        assert_close(split.0, whole.0, 1e-9);
+        for (index, (split, whole)) in split.1.iter().zip(&whole.1).enumerate() {
+            assert_eq!(split.len(), whole.len(), "leaf {index} has a gradient in one case only");
+            for (split, whole) in split.iter().zip(whole) {
+                let bound = 1e-9 * whole.abs().max(1.0);
+                assert!((split - whole).abs() <= bound, "{ranks} ranks, leaf {index}: {split} instead of {whole}");
+            }
+        }
+    }
+}

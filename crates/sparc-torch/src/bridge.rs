@@ -80,6 +80,26 @@ unsafe extern "C" {
         count: usize,
         result: *mut RawTensor,
     ) -> *mut c_char;
+    pub(crate) fn sparc_max_similarity(
+        patches: RawTensor,
+        words: RawTensor,
+        starts: RawTensor,
+        over_patches: *mut RawTensor,
+        over_words: *mut RawTensor,
+        best_word: *mut RawTensor,
+        best_patch: *mut RawTensor,
+    ) -> *mut c_char;
+    pub(crate) fn sparc_max_similarity_backward(
+        patches: RawTensor,
+        words: RawTensor,
+        starts: RawTensor,
+        best_word: RawTensor,
+        best_patch: RawTensor,
+        patch_gradient: RawTensor,
+        word_gradient: RawTensor,
+        d_patches: *mut RawTensor,
+        d_words: *mut RawTensor,
+    ) -> *mut c_char;
 }
 
 /// Turns a bridge function's return value into a result, freeing the message.

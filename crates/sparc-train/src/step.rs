@@ -53,7 +53,7 @@ pub fn step(
     let scalar = |tensor: &Tensor| tensor.double_value(&[]);
     let mut values = vec![("loss".to_owned(), total)];
     values.extend(terms.terms.iter().map(|term| (format!("loss_{}", term.name), scalar(&term.value))));
-    values.extend(terms.diagnostics.iter().map(|(name, value)| ((*name).to_owned(), scalar(value))));
+    values.extend(terms.diagnostics.iter().map(|(name, value)| (name.to_string(), scalar(value))));
     values.push(("logit_scale".into(), logit_scale));
     values.push(("grad_norm".into(), grad_norm));
     values.push(("learning_rate".into(), learning_rate));

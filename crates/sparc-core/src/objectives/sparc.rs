@@ -17,7 +17,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::clip::{self, ClipInputs, Gathered};
+use super::Gathered;
+use super::clip::{self, ClipInputs};
 use crate::tensor_math::{at_least_f32, l2_normalize};
 use crate::{LossTerm, LossTerms};
 
@@ -163,12 +164,12 @@ pub fn sparc_loss(inputs: &SparcInputs, config: &SparcConfig) -> LossTerms {
     if config.lambda_global > 0.0 {
         let SparcInputs { image, text, row_offset, logit_scale, .. } = *inputs;
         let (value, accuracies) = clip::contrastive(&ClipInputs { image, text, row_offset, logit_scale });
-        terms.push(LossTerm { name: "global", value, weight: config.lambda_global });
+        terms.push(LossTerm { name: "global".into(), value, weight: config.lambda_global });
         diagnostics.extend(accuracies);
     }
     if config.lambda_local > 0.0 {
         let (value, accuracies) = local_loss(inputs, config);
-        terms.push(LossTerm { name: "local", value, weight: config.lambda_local });
+        terms.push(LossTerm { name: "local".into(), value, weight: config.lambda_local });
         diagnostics.extend(accuracies);
     }
     LossTerms::new(terms, diagnostics)

@@ -1,0 +1,163 @@
+//! PACL: patch aligned contrastive learning (Mukhoti et al. 2023, arXiv:2212.04994, equations 3–5).
+//!
+//! Every text pools the patches of *every* image by their similarity to it; with patches v_p and the pooled
+//! text t̄:
+//!
+//! ```text
+//! a_p(i,j) = softmax_p(κ ⟨v̂_ip, t̄̂_j⟩)
+//! u(i,j)   = Σ_p a_p v_ip
+//! L        = ½ (CE(s φ) + CE(s φᵀ)),  φ(i,j) = cos(u(i,j), t̄_j)
+//! ```
+//!
+//! u is never formed: ⟨u, t̄̂⟩ = Σ_p a_p ⟨v_p, t̄̂⟩ and ‖u‖² = a G_i aᵀ with the Gram matrix G_i = V_i V_iᵀ.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::Gathered;
+use super::gathered::Rows;
+use super::pairwise::{self, Pairs};
+use super::sparc::LocalTemperature;
+use crate::tensor_math::{NORM_EPS, at_least_f32, l2_normalize};
+use crate::{LossTerm, LossTerms};
+
+// Dimension letters: b local rows, n rows of the global batch, a images and c texts of a block, p patches,
+// d width.
+
+/// What is pooled with the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PooledPatches {
+    /// The patches as they are.
+    Raw,
+    /// The patches, each L2-normalised.
+    Unit,
+}
+
+/// What maps patches into the shared space; read by the network that owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Embedder {
+    /// The linear adapter that every method has.
+    Linear,
+    /// The adapter plus a two-layer branch beside it: the original's vision embedder.
+    Residual,
+}
+
+/// Configuration. Every field is required.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaclConfig {
+    /// κ, the fixed inverse temperature of the weights; 1 in the paper: with cosines the weights are
+    /// nearly uniform then.
+    pub attention_scale: f64,
+    /// What is pooled.
+    pub pooled_patches: PooledPatches,
+    /// Whether the network's inverse temperature is used, or one of PACL's own.
+    pub temperature: LocalTemperature,
+    /// What maps patches into the shared space.
+    pub embedder: Embedder,
+}
+
+impl PaclConfig {
+    /// What is wrong with the values, if anything.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the field.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(self.attention_scale.is_finite() && self.attention_scale >= 0.0) {
+            return Err(format!("attention_scale must be a finite number of at least 0, got {}", self.attention_scale));
+        }
+        Ok(())
+    }
+}
+
+/// What the network must provide.
+#[derive(Debug, Clone, Copy)]
+pub struct PaclInputs<'a> {
+    /// Patch embeddings, not normalised, `[B, P, D]` of `[N, P, D]`.
+    pub patches: Gathered<'a>,
+    /// Pooled text embeddings, not normalised, `[B, D]` of `[N, D]`.
+    pub text: Gathered<'a>,
+    /// Index in the global batch of the first local row; 0 in one process.
+    pub row_offset: i64,
+    /// Inverse temperature s, a scalar.
+    pub logit_scale: &'a Tensor,
+}
+
+/// Weights of a block of text-patch pairs held at a time: 4 MiB in f32.
+const WEIGHTS_AT_ONCE: i64 = 1 << 20;
+
+/// PACL's loss, with one term, `alignment`. Diagnostics: the accuracies inside the batch.
+///
+/// # Panics
+///
+/// If shapes disagree.
+pub fn pacl_loss(inputs: &PaclInputs, config: &PaclConfig) -> LossTerms {
+    let n_patches = check_shapes(inputs);
+    let texts = inputs.text.global.size()[0].min(WEIGHTS_AT_ONCE / n_patches).max(1);
+    pacl_in_blocks(inputs, config, ((WEIGHTS_AT_ONCE / (texts * n_patches)).max(1), texts))
+}
+
+fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -> LossTerms {
+    let raw = Rows::map(inputs.patches, at_least_f32);
+    let unit = Rows::map(raw.gathered(), l2_normalize);
+    let values = match config.pooled_patches {
+        PooledPatches::Raw => raw.gathered(),
+        PooledPatches::Unit => unit.gathered(),
+    };
+    let grams = Rows::map(values, |patches_bpd| patches_bpd.matmul(&patches_bpd.transpose(1, 2)));
+    // With ‖v_p‖ beside the unit patches, one product gives both the weights and what is pooled.
+    let norms = Rows::map(values, |patches_bpd| {
+        let squared_bp = (patches_bpd * patches_bpd).sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
+        let is_zero = squared_bp.le(NORM_EPS * NORM_EPS);
+        squared_bp.masked_fill(&is_zero, 1.0).sqrt().masked_fill(&is_zero, 0.0)
+    });
+    let text = Rows::map(inputs.text, |text| l2_normalize(&at_least_f32(text)));
+    let scale = inputs.logit_scale.to_kind(raw.local.kind());
+    let pairs = Pairs {
+        images: &[unit.gathered(), norms.gathered(), grams.gathered()],
+        texts: &[text.gathered()],
+        parameters: &[&scale],
+        row_offset: inputs.row_offset,
+        block,
+    };
+    let contrast = pairwise::contrast(&pairs, &|images, texts, scales| {
+        let [unit_apd, norms_ap, grams_app] = images else { unreachable!("patches, norms and Gram matrices") };
+        pooled_cosine(unit_apd, norms_ap, grams_app, &texts[0], config.attention_scale) * &scales[0]
+    });
+    LossTerms::new(
+        vec![LossTerm { name: "alignment".into(), value: contrast.value * 0.5, weight: 1.0 }],
+        vec![
+            ("image_to_text_accuracy", contrast.image_to_text_accuracy),
+            ("text_to_image_accuracy", contrast.text_to_image_accuracy),
+        ],
+    )
+}
+
+/// φ of all pairs, `[A, C]`.
+fn pooled_cosine(unit_apd: &Tensor, norms_ap: &Tensor, grams_app: &Tensor, text_cd: &Tensor, scale: f64) -> Tensor {
+    let sim_acp = text_cd.matmul(&unit_apd.transpose(1, 2));
+    let weights_acp = (&sim_acp * scale).softmax(-1, None::<Kind>);
+    let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
+    let along_ac = sum(&weights_acp * sim_acp * norms_ap.unsqueeze(1));
+    let squared_ac = sum(weights_acp.matmul(grams_app) * &weights_acp);
+    let is_zero = squared_ac.le(NORM_EPS * NORM_EPS);
+    along_ac.masked_fill(&is_zero, 0.0) / squared_ac.masked_fill(&is_zero, 1.0).sqrt()
+}
+
+/// P, at least 1.
+fn check_shapes(inputs: &PaclInputs) -> i64 {
+    let (patches, text) = (inputs.patches.local.size(), inputs.text.local.size());
+    assert!(
+        patches.len() == 3 && text.len() == 2 && patches[0] == text[0] && patches[2] == text[1],
+        "patches must be [B, P, D] and texts [B, D], got {patches:?} and {text:?}"
+    );
+    assert!(patches[1] > 0, "images without patches: patches are {patches:?}");
+    patches[1]
+}
+
+#[cfg(test)]
+#[path = "pacl_tests.rs"]
+mod tests;

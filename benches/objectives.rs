@@ -6,23 +6,13 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sparc_core::objectives::clip::{ClipInputs, Gathered, clip_loss};
-use sparc_core::objectives::sparc::{
-    AlignmentWeights, LocalTemperature, Reduction, SparcConfig, SparcInputs, Threshold, sparc_loss,
-};
+use sparc_core::objectives::Gathered;
+use sparc_core::objectives::clip::{ClipInputs, clip_loss};
+use sparc_core::objectives::sparc::{SparcConfig, SparcInputs, sparc_loss};
 use tch::{Device, Kind, Tensor};
 
 const OPTIONS: (Kind, Device) = (Kind::Float, Device::Cpu);
-const LOCAL_ONLY: SparcConfig = SparcConfig {
-    lambda_global: 0.0,
-    lambda_local: 1.0,
-    weights: AlignmentWeights::Minmax,
-    threshold: Threshold::InversePatches,
-    detach_weights: false,
-    reduction: Reduction::Token,
-    local_temperature: LocalTemperature::Shared,
-    eps: 1e-6,
-};
+const LOCAL_ONLY: SparcConfig = SparcConfig { lambda_global: 0.0, ..SparcConfig::PAPER };
 
 fn leaf(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, OPTIONS).set_requires_grad(true)

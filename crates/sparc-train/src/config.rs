@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sparc_core::objectives::sparc::SparcConfig;
 use sparc_data::CaptionChoice;
 use sparc_data::transform::{Augmentation, ResizeMode};
 use sparc_models::ModelSize;
@@ -12,6 +11,7 @@ use sparc_models::networks::SpecialTokens;
 use sparc_models::vit::VitConfig;
 
 use crate::error::Error;
+use crate::objective::Objective;
 use crate::optimizer::OptimizerConfig;
 
 /// Everything a run is told. Every field is required unless it says otherwise; unknown keys are
@@ -34,31 +34,6 @@ pub struct RunConfig {
     /// How long, and what is written when.
     pub train: TrainConfig,
 }
-
-/// The objectives, one key each: `objective: {sparc: {…}}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Objective {
-    /// CLIP's contrastive loss; it has no settings.
-    Clip(ClipConfig),
-    /// SPARC.
-    Sparc(SparcConfig),
-}
-
-impl Objective {
-    /// The objective's stem.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Objective::Clip(_) => "clip",
-            Objective::Sparc(_) => "sparc",
-        }
-    }
-}
-
-/// CLIP has no settings beyond the model's temperature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClipConfig {}
 
 /// The network.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

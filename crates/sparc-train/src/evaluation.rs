@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use sparc_core::objectives::sparc::{
-    AlignmentWeights, LocalTemperature, Reduction, SparcConfig, Threshold, alignment_weights,
-};
+use sparc_core::objectives::sparc::{SparcConfig, alignment_weights};
 use sparc_core::{Encoder, PatchPath, Tokenize};
 use sparc_data::TextTokenizer;
 use sparc_models::networks::DualEncoder;
 use tch::{Kind, Tensor};
 
 use crate::checkpoint;
-use crate::config::Objective;
 use crate::error::Error;
+use crate::objective::Objective;
 use crate::plan::RunPlan;
 use crate::run::TOKENIZER;
 
@@ -67,16 +65,7 @@ impl Trained {
     pub fn alignment(&self) -> SparcConfig {
         match &self.plan.config.objective {
             Objective::Sparc(config) => config.clone(),
-            Objective::Clip(_) => SparcConfig {
-                lambda_global: 1.0,
-                lambda_local: 1.0,
-                weights: AlignmentWeights::Minmax,
-                threshold: Threshold::InversePatches,
-                detach_weights: false,
-                reduction: Reduction::Token,
-                local_temperature: LocalTemperature::Shared,
-                eps: 1e-6,
-            },
+            _ => SparcConfig::PAPER,
         }
     }
 

@@ -5,6 +5,7 @@ pub mod config;
 mod error;
 pub mod evaluation;
 pub mod metrics_log;
+pub mod objective;
 pub mod optimizer;
 pub mod plan;
 pub mod progress;

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use sparc_core::objectives::sparc::LocalTemperature;
 use sparc_data::shards::expand_shards;
 use sparc_data::{LoaderConfig, Preparation, TextTokenizer};
 use sparc_models::networks::DualEncoderConfig;
 use sparc_models::text::TextConfig;
 use tch::Device;
 
-use crate::config::{Objective, RunConfig};
+use crate::config::RunConfig;
 use crate::error::Error;
 
 /// A configuration with everything that follows from it. Printed and saved before step 1.
@@ -87,10 +86,7 @@ impl RunPlan {
             special_tokens: model.special_tokens,
             logit_scale_init: model.logit_scale_init,
             logit_scale_max: model.logit_scale_max,
-            local_logit_scale: match &self.config.objective {
-                Objective::Clip(_) => false,
-                Objective::Sparc(sparc) => sparc.lambda_local > 0.0 && sparc.local_temperature == LocalTemperature::Own,
-            },
+            heads: self.config.objective.heads(model.logit_scale_init),
         }
     }
 
@@ -215,8 +211,5 @@ fn check(config: &RunConfig) -> Result<(), String> {
     }
     model.image.validate().map_err(|reason| format!("model.image: {reason}"))?;
     config.optimizer.validate(train.steps)?;
-    match &config.objective {
-        Objective::Clip(_) => Ok(()),
-        Objective::Sparc(sparc) => sparc.validate().map_err(|reason| format!("objective.sparc.{reason}")),
-    }
+    config.objective.validate().map_err(|reason| format!("objective.{reason}"))
 }

@@ -1,19 +1,17 @@
 //! One training step: a function of its arguments.
 
-use sparc_core::objectives::clip::{ClipInputs, Gathered, clip_loss};
-use sparc_core::objectives::sparc::{SparcInputs, sparc_loss};
 use sparc_core::{Batch, Encoder, LossTerms, PatchPath};
 use sparc_models::networks::DualEncoder;
 use tch::Tensor;
 
-use crate::config::Objective;
 use crate::error::Error;
+use crate::objective::{Features, Objective};
 use crate::optimizer::AdamW;
 
 /// Numbers of one step, in the order they are logged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepMetrics {
-    /// `loss`, its terms, diagnostics, `logit_scale`, `grad_norm`, `learning_rate`.
+    /// `loss`, its terms, diagnostics, `logit_scale` and what else the objective learns, `grad_norm`, `learning_rate`.
     pub values: Vec<(String, f64)>,
 }
 
@@ -38,12 +36,16 @@ pub fn step(
 ) -> Result<StepMetrics, Error> {
     let number = optimizer.updates() + 1;
     let not_finite = |what| Error::NotFinite { step: number, what, keys: batch.keys.clone() };
-    let terms = loss(network, objective, batch);
+    let terms = loss(network, objective, batch, optimizer.updates());
     let total = terms.total.double_value(&[]);
     if !total.is_finite() {
         return Err(not_finite("the loss"));
     }
     let logit_scale = network.logit_scale().double_value(&[]);
+    let learned: Vec<(String, f64)> = network
+        .learned_scalars()
+        .map(|scalar| (scalar.name().to_owned(), network.scalar(scalar).double_value(&[])))
+        .collect();
     terms.total.backward();
     let grad_norm = optimizer.step(learning_rate)?;
     if !grad_norm.is_finite() {
@@ -55,36 +57,15 @@ pub fn step(
     values.extend(terms.terms.iter().map(|term| (format!("loss_{}", term.name), scalar(&term.value))));
     values.extend(terms.diagnostics.iter().map(|(name, value)| (name.to_string(), scalar(value))));
     values.push(("logit_scale".into(), logit_scale));
+    values.extend(learned);
     values.push(("grad_norm".into(), grad_norm));
     values.push(("learning_rate".into(), learning_rate));
     Ok(StepMetrics { values })
 }
 
-/// The objective's value on a batch.
-pub fn loss(network: &DualEncoder, objective: &Objective, batch: &Batch) -> LossTerms {
+/// The objective's value on a batch; `updates` is the number of optimizer steps made.
+pub fn loss(network: &DualEncoder, objective: &Objective, batch: &Batch, updates: u64) -> LossTerms {
     let image = network.encode_images(&batch.images_bchw, PatchPath::Local);
     let text = network.encode_text(&batch.text);
-    let logit_scale = network.logit_scale();
-    match objective {
-        Objective::Clip(_) => clip_loss(&ClipInputs {
-            image: Gathered::single(&image.pooled_bd),
-            text: Gathered::single(&text.pooled_bd),
-            row_offset: 0,
-            logit_scale: &logit_scale,
-        }),
-        Objective::Sparc(config) => sparc_loss(
-            &SparcInputs {
-                patches_bpd: &image.patches_bpd,
-                tokens_bld: &text.tokens_bld,
-                mask_bl: &text.mask_bl,
-                image: Gathered::single(&image.pooled_bd),
-                text: Gathered::single(&text.pooled_bd),
-                row_offset: 0,
-                logit_scale: &logit_scale,
-                local_logit_scale: &network.local_logit_scale(),
-                denominator: None,
-            },
-            config,
-        ),
-    }
+    objective.loss(network, &Features { image, text }, updates)
 }

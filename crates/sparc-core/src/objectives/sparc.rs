@@ -90,6 +90,18 @@ pub struct SparcConfig {
 }
 
 impl SparcConfig {
+    /// The paper's choices; λ_f, which it sweeps and does not report, is 1.
+    pub const PAPER: SparcConfig = SparcConfig {
+        lambda_global: 0.5,
+        lambda_local: 1.0,
+        weights: AlignmentWeights::Minmax,
+        threshold: Threshold::InversePatches,
+        detach_weights: false,
+        reduction: Reduction::Token,
+        local_temperature: LocalTemperature::Shared,
+        eps: 1e-6,
+    };
+
     /// What is wrong with the values, if anything.
     ///
     /// # Errors

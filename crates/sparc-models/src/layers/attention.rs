@@ -1,11 +1,11 @@
-//! Multi-head self-attention (Vaswani et al. 2017) through LibTorch's fused kernel.
+//! Multi-head self- and cross-attention (Vaswani et al. 2017) through LibTorch's fused kernel.
 
 use tch::Tensor;
 
 use super::Linear;
 use crate::{Init, ParameterBuilder, TowerShape};
 
-// Dimension letters: b batch, l tokens, w width, h heads.
+// Dimension letters: b batch, l tokens, q queries, x context, w width, c context width, h heads.
 
 /// Self-attention with one joint projection for queries, keys and values.
 #[derive(Debug)]
@@ -38,6 +38,52 @@ impl SelfAttention {
         let (query, key, value) = (heads.get(0), heads.get(1), heads.get(2));
         let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false);
         self.output.forward(&mixed.transpose(1, 2).reshape([b, l, w]))
+    }
+}
+
+/// Attention of one sequence to another, each through projections of its own.
+#[derive(Debug)]
+pub struct CrossAttention {
+    query: Linear,
+    key_value: Linear,
+    output: Linear,
+    width: i64,
+    heads: i64,
+}
+
+impl CrossAttention {
+    /// Attention of `width` in `heads` from sequences of `query_width` to sequences of `context_width`;
+    /// projections N(0, 1 / their input width), as those of [`SelfAttention`].
+    pub fn new(
+        builder: &ParameterBuilder,
+        query_width: i64,
+        context_width: i64,
+        width: i64,
+        heads: i64,
+    ) -> CrossAttention {
+        assert!(width % heads == 0, "width {width} cannot be split into {heads} heads");
+        let linear = |name: &str, inputs: i64, outputs: i64| {
+            Linear::new(&builder.under(name), inputs, outputs, true, Init::Normal((inputs as f64).powf(-0.5)))
+        };
+        CrossAttention {
+            query: linear("query", query_width, width),
+            key_value: linear("key_value", context_width, 2 * width),
+            output: linear("out", width, query_width),
+            width,
+            heads,
+        }
+    }
+
+    /// `[B, Q, W]` and `[B, X, C]` → `[B, Q, W]`; `mask` of the context is what [`key_mask`] gives, or none.
+    pub fn forward(&self, queries_bqw: &Tensor, context_bxc: &Tensor, mask: Option<&Tensor>) -> Tensor {
+        let (b, q, _) = queries_bqw.size3().expect("queries are [B, Q, W]");
+        let x = context_bxc.size()[1];
+        let head = self.width / self.heads;
+        let query = self.query.forward(queries_bqw).view([b, q, self.heads, head]).transpose(1, 2);
+        let key_value = self.key_value.forward(context_bxc).view([b, x, 2, self.heads, head]).permute([2, 0, 3, 1, 4]);
+        let (key, value) = (key_value.get(0), key_value.get(1));
+        let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false);
+        self.output.forward(&mixed.transpose(1, 2).reshape([b, q, self.width]))
     }
 }
 
@@ -90,6 +136,33 @@ mod tests {
             .collect();
         let (w, b) = (matrix("out.weight"), vector("out.bias"));
         mixed.iter().map(|x| affine(&w, &b, x)).collect()
+    }
+
+    #[test]
+    fn cross_attention_to_itself_is_self_attention() {
+        let shape = TowerShape { width: 6, depth: 1, heads: 2 };
+        let builder = ParameterBuilder::new(3, Kind::Double, Device::Cpu);
+        let attention = SelfAttention::new(&builder, shape);
+        let own = builder.finish();
+        let builder = ParameterBuilder::new(4, Kind::Double, Device::Cpu);
+        let cross = CrossAttention::new(&builder, 6, 6, 6, 2);
+        let mut parameters = builder.finish();
+        let part = |name: &str, start: i64, size: i64| own.get(name).unwrap().narrow(0, start, size).detach().copy();
+        let source = [
+            ("query.weight", part("qkv.weight", 0, 6)),
+            ("query.bias", part("qkv.bias", 0, 6)),
+            ("key_value.weight", part("qkv.weight", 6, 12)),
+            ("key_value.bias", part("qkv.bias", 6, 12)),
+            ("out.weight", part("out.weight", 0, 6)),
+            ("out.bias", part("out.bias", 0, 6)),
+        ];
+        parameters.load(&source.map(|(name, tensor)| (name.to_owned(), tensor)).into()).unwrap();
+        let x = random(&[2, 4, 6], 1);
+        let mask = key_mask(&Tensor::from_slice(&[true, true, true, true, true, true, false, false]).view([2, 4]));
+        let (a, b) = tch::no_grad(|| (attention.forward(&x, Some(&mask)), cross.forward(&x, &x, Some(&mask))));
+        for (a, b) in values(&a).into_iter().zip(values(&b)) {
+            assert_close(a, b, 1e-12);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod block;
 mod linear;
 mod norm;
 
-pub use attention::{SelfAttention, key_mask};
+pub use attention::{CrossAttention, SelfAttention, key_mask};
 pub use block::{Block, run_blocks};
 pub use linear::Linear;
 pub use norm::LayerNorm;

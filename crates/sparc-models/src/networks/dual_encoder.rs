@@ -4,11 +4,14 @@
 //! `g_t(f_t(y))`, image `g_v(h_v(pool f_v(x)))`, text the mean of its tokens. CLIP trains the same
 //! network, so that the comparison is of objectives alone.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sparc_core::tensor_math::masked_mean;
 use sparc_core::{Encoder, ImageFeatures, PatchPath, TextBatch, TextFeatures};
 use tch::{Device, Kind, Tensor};
 
+use crate::heads::{HeadsConfig, LearnedScalar, MutualAttention, ResidualBranch};
 use crate::layers::Linear;
 use crate::text::{TextConfig, TextTransformer};
 use crate::vit::{TowerOutput, Vit, VitConfig};
@@ -25,8 +28,7 @@ pub enum SpecialTokens {
 }
 
 /// Configuration. Every field is required.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DualEncoderConfig {
     /// Image tower.
     pub image: VitConfig,
@@ -44,8 +46,8 @@ pub struct DualEncoderConfig {
     pub logit_scale_init: f64,
     /// The inverse temperature is clamped to `[1, this]` after each step; 100 in CLIP.
     pub logit_scale_max: f64,
-    /// Whether there is a second inverse temperature for token-level losses.
-    pub local_logit_scale: bool,
+    /// What the objective brings along.
+    pub heads: HeadsConfig,
 }
 
 impl DualEncoderConfig {
@@ -71,6 +73,12 @@ impl DualEncoderConfig {
                 self.logit_scale_init, self.logit_scale_max
             ));
         }
+        for &(scalar, value) in &self.heads.scalars {
+            if scalar.is_scale() && !(value >= 1.0 && value <= self.logit_scale_max) {
+                let max = self.logit_scale_max;
+                return Err(format!("{} starts at {value}, outside [1, logit_scale_max = {max}]", scalar.name()));
+            }
+        }
         Ok(())
     }
 }
@@ -85,15 +93,16 @@ pub struct DualEncoder {
     dense: Option<Linear>,
     image_adapter: Linear,
     text_adapter: Linear,
+    residual_branch: Option<ResidualBranch>,
+    mutual_attention: Option<MutualAttention>,
+    prototypes: Option<Tensor>,
     log_scale: Tensor,
-    local_log_scale: Option<Tensor>,
+    scalars: BTreeMap<LearnedScalar, Tensor>,
 }
 
 impl DualEncoder {
     /// Name of the temperature parameter, ln(1/τ).
     pub const LOGIT_SCALE: &'static str = "logit_scale";
-    /// Name of the second temperature parameter, if there is one.
-    pub const LOCAL_LOGIT_SCALE: &'static str = "local_logit_scale";
 
     /// Builds the network with values that depend on `seed` alone. Adapters start as CLIP's
     /// projections do, N(0, 1/w); h_v Xavier uniform.
@@ -116,9 +125,25 @@ impl DualEncoder {
         };
         let (image_adapter, text_adapter) =
             (adapter("image_adapter", image_width), adapter("text_adapter", text_width));
-        let scale = |name: &str| builder.create(name, &[], Init::Constant(config.logit_scale_init.ln()));
-        let log_scale = scale(Self::LOGIT_SCALE);
-        let local_log_scale = config.local_logit_scale.then(|| scale(Self::LOCAL_LOGIT_SCALE));
+        let heads = &config.heads;
+        let residual_branch = heads
+            .residual_branch
+            .then(|| ResidualBranch::new(&builder.under("pacl.embedder"), image_width, config.embed_dim));
+        let mutual_attention = heads
+            .mutual_attention
+            .map(|width| MutualAttention::new(&builder.under("mgca.attention"), config.embed_dim, width));
+        // Only directions count: the objective normalises them.
+        let prototypes =
+            heads.prototypes.map(|n| builder.create("mgca.prototypes", &[n, config.embed_dim], Init::Normal(1.0)));
+        let log_scale = builder.create(Self::LOGIT_SCALE, &[], Init::Constant(config.logit_scale_init.ln()));
+        let scalars = heads
+            .scalars
+            .iter()
+            .map(|&(scalar, value)| {
+                let start = if scalar.is_scale() { value.ln() } else { value };
+                (scalar, builder.create(scalar.name(), &[], Init::Constant(start)))
+            })
+            .collect();
         DualEncoder {
             config,
             parameters: builder.finish(),
@@ -127,8 +152,11 @@ impl DualEncoder {
             dense,
             image_adapter,
             text_adapter,
+            residual_branch,
+            mutual_attention,
+            prototypes,
             log_scale,
-            local_log_scale,
+            scalars,
         }
     }
 
@@ -152,19 +180,48 @@ impl DualEncoder {
         self.log_scale.exp()
     }
 
-    /// Inverse temperature of token-level losses: its own, or the shared one.
-    pub fn local_logit_scale(&self) -> Tensor {
-        self.local_log_scale.as_ref().unwrap_or(&self.log_scale).exp()
+    /// A number that the objective learns: scales exponentiated, biases as they are.
+    ///
+    /// # Panics
+    ///
+    /// If the network was built without it.
+    pub fn scalar(&self, scalar: LearnedScalar) -> Tensor {
+        let parameter = self.scalars.get(&scalar).unwrap_or_else(|| panic!("the network has no {}", scalar.name()));
+        if scalar.is_scale() { parameter.exp() } else { parameter.shallow_clone() }
+    }
+
+    /// The numbers that the objective learns.
+    pub fn learned_scalars(&self) -> impl Iterator<Item = LearnedScalar> {
+        self.scalars.keys().copied()
+    }
+
+    /// Learned attention between words and patches, if there is any.
+    pub fn mutual_attention(&self) -> Option<&MutualAttention> {
+        self.mutual_attention.as_ref()
+    }
+
+    /// Prototypes `[K, D]`, if there are any.
+    pub fn prototypes(&self) -> Option<&Tensor> {
+        self.prototypes.as_ref()
     }
 
     /// Clamps the inverse temperatures to `[1, logit_scale_max]`, as open_clip does after each step.
     pub fn clamp_logit_scales(&mut self) {
         let max = self.config.logit_scale_max.ln();
+        let scales = self.scalars.iter_mut().filter(|(scalar, _)| scalar.is_scale()).map(|(_, parameter)| parameter);
         tch::no_grad(|| {
-            for scale in std::iter::once(&mut self.log_scale).chain(&mut self.local_log_scale) {
+            for scale in std::iter::once(&mut self.log_scale).chain(scales) {
                 let _ = scale.clamp_(0.0, max);
             }
         });
+    }
+
+    fn embed_image(&self, x: &Tensor) -> Tensor {
+        let adapted = self.image_adapter.forward(x);
+        match &self.residual_branch {
+            Some(branch) => adapted + branch.forward(x),
+            None => adapted,
+        }
     }
 
     fn through_dense(&self, x: &Tensor) -> Tensor {
@@ -187,8 +244,8 @@ impl Encoder for DualEncoder {
             PatchPath::Global => self.through_dense(&patches_bpw),
         };
         ImageFeatures {
-            pooled_bd: self.image_adapter.forward(&self.through_dense(&pooled_bw)),
-            patches_bpd: self.image_adapter.forward(&patches_bpw),
+            pooled_bd: self.embed_image(&self.through_dense(&pooled_bw)),
+            patches_bpd: self.embed_image(&patches_bpw),
             grid: self.config.image.grid(),
         }
     }

@@ -20,7 +20,7 @@ fn config(pool: ImagePool) -> DualEncoderConfig {
         special_tokens: SpecialTokens::Exclude,
         logit_scale_init: 10.0,
         logit_scale_max: 100.0,
-        local_logit_scale: false,
+        heads: HeadsConfig::default(),
     }
 }
 
@@ -117,6 +117,40 @@ fn every_parameter_gets_a_gradient() {
     for (name, tensor) in network.parameters().iter() {
         assert!(tensor.grad().defined() && scalar(&tensor.grad().abs().max()) > 0.0, "{name}");
     }
+}
+
+#[test]
+fn heads_are_built_used_and_clamped() {
+    let heads = HeadsConfig {
+        scalars: vec![(LearnedScalar::SiglipLogitScale, 10.0), (LearnedScalar::SiglipLogitBias, -10.0)],
+        mutual_attention: Some(8),
+        prototypes: Some(5),
+        residual_branch: true,
+    };
+    let with = |heads: HeadsConfig| DualEncoderConfig { heads, ..config(ImagePool::Average) };
+    let mut network = DualEncoder::new(with(heads), 0, Kind::Double, Device::Cpu);
+    assert_eq!(scalar(&network.scalar(LearnedScalar::SiglipLogitBias)), -10.0);
+    assert!((scalar(&network.scalar(LearnedScalar::SiglipLogitScale)) - 10.0).abs() < 1e-9);
+    assert_eq!(network.prototypes().unwrap().size(), [5, 24]);
+    let (images, texts) = (random(&[2, 3, 16, 16], 0), texts(&[4, 2], 4, 0));
+    let image = network.encode_images(&images, PatchPath::Local);
+    let plain = self::network(0).encode_images(&images, PatchPath::Local);
+    assert!(difference(&image.patches_bpd, &plain.patches_bpd) > 1e-3);
+    // What a word sees depends on its own image, what a patch sees not on padding.
+    let text = network.encode_text(&texts);
+    let attend =
+        |tokens: &Tensor| network.mutual_attention().unwrap().forward(tokens, &text.mask_bl, &image.patches_bpd);
+    let (words, patches) = attend(&text.tokens_bld);
+    assert_eq!((words.size(), patches.size()), (vec![2, 4, 24], vec![2, 4, 24]));
+    let no_padding = text.mask_bl.unsqueeze(-1);
+    let noisy = text.tokens_bld.where_self(&no_padding, &text.tokens_bld.full_like(f64::NAN));
+    assert_eq!(difference(&attend(&noisy).1, &patches), 0.0);
+    let parameter = network.parameters().get("siglip.logit_scale").unwrap().shallow_clone();
+    let _ = tch::no_grad(|| parameter.shallow_clone().fill_(9.0));
+    network.clamp_logit_scales();
+    assert!((scalar(&network.scalar(LearnedScalar::SiglipLogitScale)) - 100.0).abs() < 1e-9);
+    let wrong = with(HeadsConfig { scalars: vec![(LearnedScalar::GloriaWordScale, 0.5)], ..HeadsConfig::default() });
+    assert!(wrong.validate().unwrap_err().contains("gloria.word_scale"));
 }
 
 #[test]

@@ -45,6 +45,8 @@ impl Fixture {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sparc"));
         command.args(arguments).current_dir(self.folder.path()).env_remove("SPARC_DATA").env_remove("RUST_LOG");
+        // Tests run side by side: threads of one that spin would starve the others.
+        command.env("OMP_NUM_THREADS", "1");
         command
     }
 

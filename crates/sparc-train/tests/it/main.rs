@@ -3,5 +3,6 @@
 mod bad_input;
 mod configs;
 mod fixture;
+mod objectives;
 mod resume;
 mod tasks;

@@ -1,0 +1,22 @@
+//! What objectives bring along beside the towers and adapters.
+
+mod learned_scalar;
+mod mutual_attention;
+mod residual_branch;
+
+pub use learned_scalar::LearnedScalar;
+pub use mutual_attention::MutualAttention;
+pub use residual_branch::ResidualBranch;
+
+/// The learned parts that an objective asks for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeadsConfig {
+    /// Scalars beside the network's inverse temperature, with their values at the start.
+    pub scalars: Vec<(LearnedScalar, f64)>,
+    /// Width of learned attention between words and patches (MGCA).
+    pub mutual_attention: Option<i64>,
+    /// Number of prototypes (MGCA).
+    pub prototypes: Option<i64>,
+    /// Whether a two-layer branch stands beside the image adapter (PACL's vision embedder).
+    pub residual_branch: bool,
+}

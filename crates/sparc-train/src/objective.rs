@@ -1,0 +1,351 @@
+//! The objectives as configuration: what each needs from the network, and its value on a batch.
+
+use serde::{Deserialize, Serialize};
+use sparc_core::objectives::Gathered;
+use sparc_core::objectives::clip::{ClipInputs, clip_loss};
+use sparc_core::objectives::filip::{FilipConfig, FilipInputs, filip_loss, keep_tokens};
+use sparc_core::objectives::gloria::{GloriaConfig, GloriaInputs, Temperatures, gloria_loss};
+use sparc_core::objectives::mgca::{self, CrossAttention, MgcaConfig, MgcaInputs, mgca_loss};
+use sparc_core::objectives::pacl::{Embedder, PaclConfig, PaclInputs, pacl_loss};
+use sparc_core::objectives::siglip::{SiglipConfig, SiglipInputs, siglip_loss};
+use sparc_core::objectives::sparc::{LocalTemperature, SparcConfig, SparcInputs, sparc_loss};
+use sparc_core::tensor_math::without_padding;
+use sparc_core::{ImageFeatures, LossTerms, TextFeatures};
+use sparc_models::heads::{HeadsConfig, LearnedScalar};
+use sparc_models::networks::DualEncoder;
+use tch::{Kind, Tensor};
+
+/// The objectives, one key each: `objective: {sparc: {…}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// CLIP's contrastive loss; it has no settings.
+    Clip(ClipConfig),
+    /// SigLIP's pairwise sigmoid loss.
+    Siglip(SiglipConfig),
+    /// FILIP's token-wise maximum similarity.
+    Filip(FilipConfig),
+    /// PACL's patch alignment.
+    Pacl(PaclConfig),
+    /// GLoRIA's attention-based local alignment.
+    Gloria(GloriaConfig),
+    /// MGCA's three granularities.
+    Mgca(MgcaConfig),
+    /// SPARC.
+    Sparc(SparcConfig),
+    /// Several, weighed and added: `sum: [{weight: 1, objective: {clip: {}}}, …]`.
+    Sum(Vec<Weighted>),
+}
+
+/// CLIP has no settings beyond the model's temperature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipConfig {}
+
+/// A part of a sum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weighted {
+    /// What the part is multiplied by.
+    pub weight: f64,
+    /// The part; no sum itself.
+    pub objective: Objective,
+}
+
+impl Objective {
+    /// The objective's stem; of a sum, its parts' joined by `_`.
+    pub fn name(&self) -> String {
+        match self {
+            Objective::Sum(parts) => parts.iter().map(|part| part.objective.stem()).collect::<Vec<_>>().join("_"),
+            single => single.stem().to_owned(),
+        }
+    }
+
+    fn stem(&self) -> &'static str {
+        match self {
+            Objective::Clip(_) => "clip",
+            Objective::Siglip(_) => "siglip",
+            Objective::Filip(_) => "filip",
+            Objective::Pacl(_) => "pacl",
+            Objective::Gloria(_) => "gloria",
+            Objective::Mgca(_) => "mgca",
+            Objective::Sparc(_) => "sparc",
+            Objective::Sum(_) => "sum",
+        }
+    }
+
+    /// What is wrong with the values, if anything.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the key under `objective`.
+    pub fn validate(&self) -> Result<(), String> {
+        let checked = match self {
+            Objective::Clip(_) => Ok(()),
+            Objective::Siglip(config) => config.validate(),
+            Objective::Filip(config) => config.validate(),
+            Objective::Pacl(config) => config.validate(),
+            Objective::Gloria(config) => config.validate(),
+            Objective::Mgca(config) => config.validate(),
+            Objective::Sparc(config) => config.validate(),
+            Objective::Sum(parts) => return validate_sum(parts),
+        };
+        checked.map_err(|reason| format!("{}.{reason}", self.stem()))
+    }
+
+    /// The parts; of a single objective, itself.
+    fn parts(&self) -> Vec<&Objective> {
+        match self {
+            Objective::Sum(parts) => parts.iter().map(|part| &part.objective).collect(),
+            single => vec![single],
+        }
+    }
+
+    /// What the network must bring along; `logit_scale_init` is the start of temperatures that an
+    /// objective has for itself.
+    pub fn heads(&self, logit_scale_init: f64) -> HeadsConfig {
+        let mut heads = HeadsConfig::default();
+        let own = |choice: LocalTemperature, scalar: LearnedScalar| {
+            (choice == LocalTemperature::Own).then_some((scalar, logit_scale_init))
+        };
+        for part in self.parts() {
+            match part {
+                Objective::Clip(_) | Objective::Sum(_) => {}
+                Objective::Siglip(config) => heads.scalars.extend([
+                    (LearnedScalar::SiglipLogitScale, config.logit_scale_init),
+                    (LearnedScalar::SiglipLogitBias, config.logit_bias_init),
+                ]),
+                Objective::Filip(config) => {
+                    heads.scalars.extend(own(config.temperature, LearnedScalar::FilipLogitScale));
+                }
+                Objective::Pacl(config) => {
+                    heads.scalars.extend(own(config.temperature, LearnedScalar::PaclLogitScale));
+                    heads.residual_branch = config.embedder == Embedder::Residual;
+                }
+                Objective::Gloria(config) if config.temperatures == Temperatures::Learned => heads.scalars.extend([
+                    (LearnedScalar::GloriaAttentionScale, config.attention_scale_init),
+                    (LearnedScalar::GloriaWordScale, config.word_scale_init),
+                    (LearnedScalar::GloriaLogitScale, config.logit_scale_init),
+                ]),
+                Objective::Gloria(_) => {}
+                Objective::Mgca(config) => {
+                    heads.scalars.extend(own(config.token_temperature, LearnedScalar::MgcaTokenLogitScale));
+                    if config.lambda_token > 0.0
+                        && let CrossAttention::Learned { width } = config.attention
+                    {
+                        heads.mutual_attention = Some(width);
+                    }
+                    heads.prototypes = (config.lambda_prototype > 0.0).then_some(config.n_prototypes);
+                }
+                Objective::Sparc(config) if config.lambda_local > 0.0 => {
+                    heads.scalars.extend(own(config.local_temperature, LearnedScalar::SparcLogitScale));
+                }
+                Objective::Sparc(_) => {}
+            }
+        }
+        heads
+    }
+
+    /// The objective's value on a batch's features; `updates` is the number of optimizer steps made.
+    ///
+    /// # Panics
+    ///
+    /// If the network was not built with [`Objective::heads`].
+    pub fn loss(&self, network: &DualEncoder, features: &Features, updates: u64) -> LossTerms {
+        match self {
+            Objective::Clip(_) => clip(network, features),
+            Objective::Siglip(_) => siglip(network, features),
+            Objective::Filip(config) => filip(network, features, config),
+            Objective::Pacl(config) => pacl(network, features, config),
+            Objective::Gloria(config) => gloria(network, features, config),
+            Objective::Mgca(config) => mgca(network, features, config, updates),
+            Objective::Sparc(config) => sparc(network, features, config),
+            Objective::Sum(parts) => LossTerms::sum(
+                parts
+                    .iter()
+                    .map(|part| (part.objective.stem(), part.weight, part.objective.loss(network, features, updates)))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+fn validate_sum(parts: &[Weighted]) -> Result<(), String> {
+    if parts.is_empty() {
+        return Err("sum: needs at least one part".into());
+    }
+    for (index, part) in parts.iter().enumerate() {
+        let stem = part.objective.stem();
+        if matches!(part.objective, Objective::Sum(_)) {
+            return Err(format!("sum[{index}]: a sum inside a sum; list its parts here"));
+        }
+        if !(part.weight.is_finite() && part.weight > 0.0) {
+            return Err(format!("sum[{index}].weight must be a finite number above 0, got {}", part.weight));
+        }
+        if parts[..index].iter().any(|other| other.objective.stem() == stem) {
+            return Err(format!("sum[{index}]: {stem} is there twice; give it one weight"));
+        }
+        part.objective.validate().map_err(|reason| format!("sum[{index}].objective.{reason}"))?;
+    }
+    Ok(())
+}
+
+/// A batch's embeddings.
+#[derive(Debug)]
+pub struct Features {
+    /// Images, patches along the local path.
+    pub image: ImageFeatures,
+    /// Captions.
+    pub text: TextFeatures,
+}
+
+/// The network's inverse temperature, or the objective's own.
+fn temperature(network: &DualEncoder, choice: LocalTemperature, own: LearnedScalar) -> Tensor {
+    match choice {
+        LocalTemperature::Shared => network.logit_scale(),
+        LocalTemperature::Own => network.scalar(own),
+    }
+}
+
+fn clip(network: &DualEncoder, Features { image, text }: &Features) -> LossTerms {
+    clip_loss(&ClipInputs {
+        image: Gathered::single(&image.pooled_bd),
+        text: Gathered::single(&text.pooled_bd),
+        row_offset: 0,
+        logit_scale: &network.logit_scale(),
+    })
+}
+
+fn siglip(network: &DualEncoder, Features { image, text }: &Features) -> LossTerms {
+    siglip_loss(&SiglipInputs {
+        image: Gathered::single(&image.pooled_bd),
+        text: Gathered::single(&text.pooled_bd),
+        row_offset: 0,
+        logit_scale: &network.scalar(LearnedScalar::SiglipLogitScale),
+        logit_bias: &network.scalar(LearnedScalar::SiglipLogitBias),
+    })
+}
+
+fn filip(network: &DualEncoder, Features { image, text }: &Features, config: &FilipConfig) -> LossTerms {
+    let kept = keep_tokens(&image.patches_bpd, &text.tokens_bld, &text.mask_bl, config.keep_tokens);
+    filip_loss(&FilipInputs {
+        patches: Gathered::single(&kept.patches_bkd),
+        tokens: Gathered::single(&text.tokens_bld),
+        mask: Gathered::single(&kept.mask_bl),
+        row_offset: 0,
+        logit_scale: &temperature(network, config.temperature, LearnedScalar::FilipLogitScale),
+    })
+}
+
+fn pacl(network: &DualEncoder, Features { image, text }: &Features, config: &PaclConfig) -> LossTerms {
+    let inputs = PaclInputs {
+        patches: Gathered::single(&image.patches_bpd),
+        text: Gathered::single(&text.pooled_bd),
+        row_offset: 0,
+        logit_scale: &temperature(network, config.temperature, LearnedScalar::PaclLogitScale),
+    };
+    pacl_loss(&inputs, config)
+}
+
+fn gloria(network: &DualEncoder, Features { image, text }: &Features, config: &GloriaConfig) -> LossTerms {
+    let scale = |scalar: LearnedScalar, start: f64| match config.temperatures {
+        Temperatures::Learned => network.scalar(scalar),
+        Temperatures::Fixed => Tensor::full([0i64; 0], start, (image.pooled_bd.kind(), image.pooled_bd.device())),
+    };
+    let inputs = GloriaInputs {
+        patches: Gathered::single(&image.patches_bpd),
+        tokens: Gathered::single(&text.tokens_bld),
+        mask: Gathered::single(&text.mask_bl),
+        image: Gathered::single(&image.pooled_bd),
+        text: Gathered::single(&text.pooled_bd),
+        row_offset: 0,
+        attention_scale: &scale(LearnedScalar::GloriaAttentionScale, config.attention_scale_init),
+        word_scale: &scale(LearnedScalar::GloriaWordScale, config.word_scale_init),
+        logit_scale: &scale(LearnedScalar::GloriaLogitScale, config.logit_scale_init),
+    };
+    gloria_loss(&inputs, config)
+}
+
+fn mgca(network: &DualEncoder, features: &Features, config: &MgcaConfig, updates: u64) -> LossTerms {
+    let Features { image, text } = features;
+    let words_bld = without_padding(&text.tokens_bld, &text.mask_bl);
+    let (word_contexts_bld, patch_contexts_bpd) = match (network.mutual_attention(), config.attention) {
+        (Some(attention), _) => attention.forward(&words_bld, &text.mask_bl, &image.patches_bpd),
+        (None, CrossAttention::ParameterFree { scale }) if config.lambda_token > 0.0 => (
+            mgca::attend(&words_bld, &image.patches_bpd, None, scale),
+            mgca::attend(&image.patches_bpd, &words_bld, Some(&text.mask_bl), scale),
+        ),
+        // The token-wise term has weight 0 and reads neither.
+        (None, _) => (words_bld.shallow_clone(), image.patches_bpd.shallow_clone()),
+    };
+    let none = || Tensor::zeros([2, image.pooled_bd.size()[1]], (Kind::Float, image.pooled_bd.device()));
+    let prototypes = network.prototypes().map_or_else(none, Tensor::shallow_clone);
+    let frozen = updates < config.freeze_prototypes_steps;
+    let inputs = MgcaInputs {
+        words_bld: &words_bld,
+        word_contexts_bld: &word_contexts_bld,
+        patches_bpd: &image.patches_bpd,
+        patch_contexts_bpd: &patch_contexts_bpd,
+        mask_bl: &text.mask_bl,
+        image: Gathered::single(&image.pooled_bd),
+        text: Gathered::single(&text.pooled_bd),
+        row_offset: 0,
+        prototypes_md: &if frozen { prototypes.detach() } else { prototypes },
+        logit_scale: &network.logit_scale(),
+        token_logit_scale: &temperature(network, config.token_temperature, LearnedScalar::MgcaTokenLogitScale),
+        denominator: None,
+    };
+    mgca_loss(&inputs, config)
+}
+
+fn sparc(network: &DualEncoder, Features { image, text }: &Features, config: &SparcConfig) -> LossTerms {
+    let logit_scale = network.logit_scale();
+    let own = config.lambda_local > 0.0 && config.local_temperature == LocalTemperature::Own;
+    let local_logit_scale =
+        if own { network.scalar(LearnedScalar::SparcLogitScale) } else { logit_scale.shallow_clone() };
+    let inputs = SparcInputs {
+        patches_bpd: &image.patches_bpd,
+        tokens_bld: &text.tokens_bld,
+        mask_bl: &text.mask_bl,
+        image: Gathered::single(&image.pooled_bd),
+        text: Gathered::single(&text.pooled_bd),
+        row_offset: 0,
+        logit_scale: &logit_scale,
+        local_logit_scale: &local_logit_scale,
+        denominator: None,
+    };
+    sparc_loss(&inputs, config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(yaml: &str) -> Objective {
+        let yaml: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
+        serde_json::from_value(serde_json::to_value(yaml).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn sums_are_named_after_their_parts_and_checked() {
+        let part = |yaml: &str| format!("{{weight: 1.0, objective: {yaml}}}");
+        let sum = |parts: &[&str]| {
+            parse(&format!("sum: [{}]", parts.iter().map(|yaml| part(yaml)).collect::<Vec<_>>().join(", ")))
+        };
+        let filip = "{filip: {keep_tokens: 1.0, temperature: own}}";
+        let good = sum(&["{clip: {}}", filip]);
+        assert_eq!(good.name(), "clip_filip");
+        good.validate().unwrap();
+        assert_eq!(good.heads(14.0).scalars, [(LearnedScalar::FilipLogitScale, 14.0)]);
+        for (bad, expected) in [
+            (sum(&[]), "at least one part"),
+            (sum(&["{clip: {}}", "{clip: {}}"]), "clip is there twice"),
+            (sum(&["{sum: []}"]), "a sum inside a sum"),
+            (sum(&["{filip: {keep_tokens: 2.0, temperature: own}}"]), "sum[0].objective.filip.keep_tokens"),
+            (parse("sum: [{weight: 0, objective: {clip: {}}}]"), "sum[0].weight"),
+        ] {
+            let error = bad.validate().unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use sparc_core::objectives::pacl::{Embedder, PaclConfig, PaclInputs, pacl_loss};
 use sparc_core::objectives::siglip::{SiglipConfig, SiglipInputs, siglip_loss};
 use sparc_core::objectives::sparc::{LocalTemperature, SparcConfig, SparcInputs, sparc_loss};
 use sparc_core::tensor_math::without_padding;
-use sparc_core::{ImageFeatures, LossTerms, TextFeatures};
+use sparc_core::{ImageFeatures, LossTerms, PairScore, TextFeatures};
 use sparc_models::heads::{HeadsConfig, LearnedScalar};
 use sparc_models::networks::DualEncoder;
 use tch::{Kind, Tensor};
@@ -144,6 +144,25 @@ impl Objective {
             }
         }
         heads
+    }
+
+    /// What retrieval and classification compare: what the objective contrasts.
+    pub fn pair_score(&self) -> PairScore {
+        match self {
+            Objective::Filip(_) => PairScore::TokenMaxima,
+            Objective::Pacl(config) => PairScore::PooledByText {
+                attention_scale: config.attention_scale,
+                pooled_patches: config.pooled_patches,
+            },
+            Objective::Sum(parts) if parts.len() == 1 => parts[0].objective.pair_score(),
+            // Sums have a part that contrasts pooled embeddings, or nothing better to offer.
+            Objective::Clip(_)
+            | Objective::Siglip(_)
+            | Objective::Gloria(_)
+            | Objective::Mgca(_)
+            | Objective::Sparc(_)
+            | Objective::Sum(_) => PairScore::Pooled,
+        }
     }
 
     /// The objective's value on a batch's features; `updates` is the number of optimizer steps made.

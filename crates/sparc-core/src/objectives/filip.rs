@@ -196,17 +196,8 @@ fn by_blocks(inputs: &FilipInputs, block: (i64, i64)) -> LossTerms {
     };
     let contrast = pairwise::contrast_each(
         &pairs,
-        &|images, texts, scale| {
-            let sim_apcl = similarities(&images[0], &texts[0]);
-            let (best_apc, empty_c) = (over_words(&sim_apcl, &texts[1]), texts[1].any_dim(1, false).logical_not());
-            best_apc.mean_dim([1i64].as_slice(), false, None::<Kind>).masked_fill(&empty_c, 0.0) * &scale[0]
-        },
-        &|images, texts, scale| {
-            let best_acl = similarities(&images[0], &texts[0]).amax([1i64].as_slice(), false);
-            let sum_ac = best_acl.masked_fill(&texts[1].logical_not(), 0.0);
-            let count_c = texts[1].sum_dim_intlist([1i64].as_slice(), false, sum_ac.kind()).clamp_min(1.0);
-            sum_ac.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>) / count_c * &scale[0]
-        },
+        &|images, texts, scale| mean_over_patches(&similarities(&images[0], &texts[0]), &texts[1]) * &scale[0],
+        &|images, texts, scale| mean_over_words(&similarities(&images[0], &texts[0]), &texts[1]) * &scale[0],
     );
     LossTerms::new(
         vec![LossTerm { name: "alignment".into(), value: contrast.value * 0.5, weight: 1.0 }],
@@ -223,9 +214,49 @@ fn similarities(patches_apd: &Tensor, tokens_cld: &Tensor) -> Tensor {
     sim.view([patches[0], patches[1], tokens[0], tokens[1]])
 }
 
+/// I of all pairs, `[A, C]`.
+fn mean_over_patches(sim_apcl: &Tensor, mask_cl: &Tensor) -> Tensor {
+    let is_empty_c = mask_cl.any_dim(1, false).logical_not();
+    over_words(sim_apcl, mask_cl).mean_dim([1i64].as_slice(), false, None::<Kind>).masked_fill(&is_empty_c, 0.0)
+}
+
+/// Tᵀ of all pairs, `[A, C]`.
+fn mean_over_words(sim_apcl: &Tensor, mask_cl: &Tensor) -> Tensor {
+    let best_acl = sim_apcl.amax([1i64].as_slice(), false).masked_fill(&mask_cl.logical_not(), 0.0);
+    let count_c = mask_cl.sum_dim_intlist([1i64].as_slice(), false, best_acl.kind()).clamp_min(1.0);
+    best_acl.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>) / count_c
+}
+
 fn over_words(sim_apcl: &Tensor, mask_cl: &Tensor) -> Tensor {
     // No cosine is below −1: a padded token never is the maximum.
     sim_apcl.masked_fill(&mask_cl.logical_not(), -2.0).amax([-1i64].as_slice(), false)
+}
+
+/// I and the transpose of T for all pairs, `[A, C]` each, without the temperature and without gradients.
+///
+/// # Shapes
+///
+/// `patches_apd` `[A, P, D]`, `tokens_cld` `[C, L, D]`, `mask_cl` `[C, L]` `bool`.
+///
+/// # Panics
+///
+/// If shapes disagree.
+pub fn scores(patches_apd: &Tensor, tokens_cld: &Tensor, mask_cl: &Tensor) -> (Tensor, Tensor) {
+    let patches_apd = l2_normalize(&at_least_f32(patches_apd));
+    if MaxSimilarity::takes(&patches_apd) {
+        let words_wd = words_of(&at_least_f32(tokens_cld), mask_cl);
+        let similarity = MaxSimilarity::new(&patches_apd, &words_wd, &starts(mask_cl)).expect("shapes agree");
+        return (similarity.over_patches_ac, similarity.over_words_ac);
+    }
+    let tokens_cld = l2_normalize(&without_padding(&at_least_f32(tokens_cld), mask_cl));
+    let (a, p, _) = patches_apd.size3().expect("patches are [A, P, D]");
+    let (c, l) = mask_cl.size2().expect("the mask is [C, L]");
+    let rows = |(start, size)| {
+        let sim_apcl = similarities(&patches_apd.narrow(0, start, size), &tokens_cld);
+        (mean_over_patches(&sim_apcl, mask_cl), mean_over_words(&sim_apcl, mask_cl))
+    };
+    let (image, text): (Vec<Tensor>, Vec<Tensor>) = chunks(a, SIMILARITIES_AT_ONCE / (p * c * l)).map(rows).unzip();
+    (Tensor::cat(&image, 0), Tensor::cat(&text, 0))
 }
 
 /// The patches and tokens of each sample that take part.

@@ -19,4 +19,4 @@ pub use gathered::Gathered;
 use gradient::{chunks, wants_gradient, with_gradients};
 
 #[cfg(test)]
-mod sample_inputs;
+pub(crate) mod sample_inputs;

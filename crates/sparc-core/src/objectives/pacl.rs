@@ -14,10 +14,10 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::Gathered;
 use super::gathered::Rows;
 use super::pairwise::{self, Pairs};
 use super::sparc::LocalTemperature;
+use super::{Gathered, chunks};
 use crate::tensor_math::{NORM_EPS, at_least_f32, l2_normalize};
 use crate::{LossTerm, LossTerms};
 
@@ -107,13 +107,9 @@ fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -
         PooledPatches::Raw => raw.gathered(),
         PooledPatches::Unit => unit.gathered(),
     };
-    let grams = Rows::map(values, |patches_bpd| patches_bpd.matmul(&patches_bpd.transpose(1, 2)));
+    let grams = Rows::map(values, gram);
     // With ‖v_p‖ beside the unit patches, one product gives both the weights and what is pooled.
-    let norms = Rows::map(values, |patches_bpd| {
-        let squared_bp = (patches_bpd * patches_bpd).sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
-        let is_zero = squared_bp.le(NORM_EPS * NORM_EPS);
-        squared_bp.masked_fill(&is_zero, 1.0).sqrt().masked_fill(&is_zero, 0.0)
-    });
+    let norms = Rows::map(values, norms);
     let text = Rows::map(inputs.text, |text| l2_normalize(&at_least_f32(text)));
     let scale = inputs.logit_scale.to_kind(raw.local.kind());
     let pairs = Pairs {
@@ -134,6 +130,43 @@ fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -
             ("text_to_image_accuracy", contrast.text_to_image_accuracy),
         ],
     )
+}
+
+/// φ of all pairs, `[A, C]`, without the temperature and without gradients.
+///
+/// # Shapes
+///
+/// `patches_apd` `[A, P, D]`, `text_cd` `[C, D]`.
+///
+/// # Panics
+///
+/// If shapes disagree.
+pub fn scores(patches_apd: &Tensor, text_cd: &Tensor, attention_scale: f64, pooled: PooledPatches) -> Tensor {
+    let raw_apd = at_least_f32(patches_apd);
+    let unit_apd = l2_normalize(&raw_apd);
+    let values_apd = match pooled {
+        PooledPatches::Raw => &raw_apd,
+        PooledPatches::Unit => &unit_apd,
+    };
+    let text_cd = l2_normalize(&at_least_f32(text_cd));
+    let (a, p, _) = raw_apd.size3().expect("patches are [A, P, D]");
+    let rows = |(start, size)| {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, size);
+        let values_apd = part(values_apd);
+        pooled_cosine(&part(&unit_apd), &norms(&values_apd), &gram(&values_apd), &text_cd, attention_scale)
+    };
+    Tensor::cat(&chunks(a, WEIGHTS_AT_ONCE / (p * text_cd.size()[0]).max(1)).map(rows).collect::<Vec<_>>(), 0)
+}
+
+fn gram(patches_apd: &Tensor) -> Tensor {
+    patches_apd.matmul(&patches_apd.transpose(1, 2))
+}
+
+/// Lengths of the patches, `[A, P]`; the gradient of a zero vector is 0.
+fn norms(patches_apd: &Tensor) -> Tensor {
+    let squared_ap = (patches_apd * patches_apd).sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
+    let is_zero = squared_ap.le(NORM_EPS * NORM_EPS);
+    squared_ap.masked_fill(&is_zero, 1.0).sqrt().masked_fill(&is_zero, 0.0)
 }
 
 /// φ of all pairs, `[A, C]`.

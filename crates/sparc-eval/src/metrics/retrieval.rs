@@ -51,6 +51,38 @@ pub fn retrieval_ranks(
     }
 }
 
+/// Ranks by given scores of all pairs, one matrix a direction.
+///
+/// # Shapes
+///
+/// Both matrices `[N, M]`, images in rows; `image_of_text [M]` with values below N.
+///
+/// # Panics
+///
+/// If the shapes disagree, an image index is out of range, or a score is NaN.
+pub fn ranks_by_scores(
+    image_to_text_nm: ArrayView2<'_, f32>,
+    text_to_image_nm: ArrayView2<'_, f32>,
+    image_of_text: &[usize],
+) -> RetrievalRanks {
+    let (n_images, n_texts) = image_to_text_nm.dim();
+    assert_eq!(text_to_image_nm.dim(), (n_images, n_texts), "scores of the two directions");
+    assert_eq!(n_texts, image_of_text.len(), "one image index per text");
+    assert!(image_of_text.iter().all(|&image| image < n_images), "an image index is not below {n_images}");
+    let rows = image_to_text_nm.rows().into_iter().enumerate();
+    let columns = text_to_image_nm.columns().into_iter().enumerate();
+    RetrievalRanks {
+        image_to_text: rows
+            .filter_map(|(image, row)| TiedRank::from_scores(row.iter().copied(), |text| image_of_text[text] == image))
+            .collect(),
+        text_to_image: columns
+            .filter_map(|(text, column)| {
+                TiedRank::from_scores(column.iter().copied(), |image| image_of_text[text] == image)
+            })
+            .collect(),
+    }
+}
+
 fn ranks_of_queries(
     queries: ArrayView2<'_, f32>,
     candidates: ArrayView2<'_, f32>,
@@ -132,6 +164,21 @@ mod tests {
 
     fn expected(ranks: &[TiedRank]) -> Vec<f64> {
         ranks.iter().map(|rank| rank.expected()).collect()
+    }
+
+    #[test]
+    fn given_scores_rank_as_products_do() {
+        let images = array![[0.9f32, 0.1], [0.2, 0.8], [0.5, 0.4]];
+        let texts = array![[1.0f32, 0.0], [0.3, 0.6], [0.2, 0.9], [0.7, 0.1]];
+        let (owners, scores) = ([0, 2, 1, 0], images.dot(&texts.t()));
+        assert_eq!(
+            ranks_by_scores(scores.view(), scores.view(), &owners),
+            retrieval_ranks(images.view(), texts.view(), &owners, MANY)
+        );
+        // Each direction reads its own matrix.
+        let mixed = ranks_by_scores(scores.view(), (-&scores).view(), &owners);
+        assert_eq!(mixed.image_to_text, ranks_by_scores(scores.view(), scores.view(), &owners).image_to_text);
+        assert_ne!(mixed.text_to_image, ranks_by_scores(scores.view(), scores.view(), &owners).text_to_image);
     }
 
     #[test]

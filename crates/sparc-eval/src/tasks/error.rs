@@ -43,6 +43,9 @@ pub enum EvalError {
         /// What is possible.
         expected: &'static str,
     },
+    /// A score of an image and a text is not finite: their features are not.
+    #[error("a score of an image with a text is not finite: the network's patches or tokens have NaN or infinities")]
+    NonFiniteScore,
     /// Reading a sample failed.
     #[error("a sample could not be read")]
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,7 +1,7 @@
 //! One pass over the samples for all tasks.
 
-use ndarray::{Array2, Axis};
-use sparc_core::{Encoder, EvalSample, ImageFeatures, PatchPath, Tokenize};
+use ndarray::Axis;
+use sparc_core::{Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
 use tch::Tensor;
 
 use super::features::{TextEmbedder, normalized_rows};
@@ -100,7 +100,7 @@ impl<'a> Tasks<'a> {
             + request.segmentation.as_ref().map_or(0, |classes| classes.names.len());
         let mut classification = None;
         if let Some(classes) = &request.classification {
-            classification = Some(ClassificationTask::new(classes, embedder, |n_done| {
+            classification = Some(ClassificationTask::new(classes, request.pair_score, embedder, |n_done| {
                 progress(Progress::Classes { n_done, n_classes });
             })?);
             n_before = classes.names.len();
@@ -115,7 +115,7 @@ impl<'a> Tasks<'a> {
             encoder,
             embedder,
             request,
-            retrieval: request.retrieval.then(RetrievalTask::default),
+            retrieval: request.retrieval.then(|| RetrievalTask::new(request.pair_score)),
             classification,
             segmentation,
             grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
@@ -142,7 +142,7 @@ impl<'a> Tasks<'a> {
     }
 
     fn add_batch(&mut self, samples: &[EvalSample]) -> Result<(), EvalError> {
-        let features = self.encode(samples)?;
+        let features = self.encode(samples, self.request.patch_path)?;
         if self.retrieval.is_some() || self.classification.is_some() {
             self.add_pooled(samples, &features)?;
         }
@@ -154,7 +154,7 @@ impl<'a> Tasks<'a> {
         Ok(())
     }
 
-    fn encode(&self, samples: &[EvalSample]) -> Result<ImageFeatures, EvalError> {
+    fn encode(&self, samples: &[EvalSample], path: PatchPath) -> Result<ImageFeatures, EvalError> {
         let (height, width) = self.encoder.image_size();
         let expected = [3, height, width];
         for sample in samples {
@@ -165,7 +165,7 @@ impl<'a> Tasks<'a> {
         }
         let images: Vec<&Tensor> = samples.iter().map(|sample| &sample.image_chw).collect();
         let images_bchw = Tensor::stack(&images, 0).to_device(self.request.device);
-        let features = self.encoder.encode_images(&images_bchw, self.request.patch_path);
+        let features = self.encoder.encode_images(&images_bchw, path);
         let n_samples = samples.len() as i64;
         let (pooled, patches) = (features.pooled_bd.size(), features.patches_bpd.size());
         assert!(
@@ -186,17 +186,25 @@ impl<'a> Tasks<'a> {
             key: samples[row].key.clone(),
             what: "pooled image embedding".to_owned(),
         })?;
-        let rows_where = |is_wanted: &dyn Fn(&EvalSample) -> bool| -> (Vec<&EvalSample>, Array2<f32>) {
+        // Patches are compared as the objective saw them.
+        let again = match (self.request.pair_score, self.request.patch_path) {
+            (PairScore::Pooled, _) | (_, PatchPath::Local) => None,
+            (_, PatchPath::Global) => Some(self.encode(samples, PatchPath::Local)?),
+        };
+        let compared = (self.request.pair_score != PairScore::Pooled).then(|| again.as_ref().unwrap_or(features));
+        let rows_where = |is_wanted: &dyn Fn(&EvalSample) -> bool| {
             let rows: Vec<usize> = (0..samples.len()).filter(|&row| is_wanted(&samples[row])).collect();
-            (rows.iter().map(|&row| &samples[row]).collect(), pooled_bd.select(Axis(0), &rows))
+            let selected: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+            let chosen: Vec<&EvalSample> = rows.iter().map(|&row| &samples[row]).collect();
+            (chosen, pooled_bd.select(Axis(0), &rows), compared.map(|features| features.select(&selected)))
         };
         if let Some(task) = &mut self.retrieval {
-            let (samples, pooled_bd) = rows_where(&RetrievalTask::takes);
-            task.add_batch(&samples, pooled_bd.view(), self.embedder)?;
+            let (samples, pooled_bd, features) = rows_where(&RetrievalTask::takes);
+            task.add_batch(&samples, pooled_bd.view(), features.as_ref(), self.embedder)?;
         }
         if let Some(task) = &mut self.classification {
-            let (samples, pooled_bd) = rows_where(&|sample| sample.class.is_some());
-            task.add_batch(&samples, pooled_bd.view());
+            let (samples, pooled_bd, features) = rows_where(&|sample| sample.class.is_some());
+            task.add_batch(&samples, pooled_bd.view(), features.as_ref())?;
         }
         Ok(())
     }
@@ -230,6 +238,7 @@ impl<'a> Tasks<'a> {
         Ok(EvalResults {
             n_images,
             protocol: Protocol {
+                pair_score: self.request.pair_score.name().to_owned(),
                 patch_path: match self.request.patch_path {
                     PatchPath::Global => "global".to_owned(),
                     PatchPath::Local => "local".to_owned(),

@@ -1,7 +1,7 @@
 //! From the network's tensors to checked, L2-normalised arrays.
 
 use ndarray::{Array1, Array2, ArrayViewMut1, s};
-use sparc_core::{Encoder, Tokenize, tensor_math};
+use sparc_core::{Encoder, TextFeatures, Tokenize, tensor_math};
 use tch::{Device, Kind, Tensor};
 
 use super::{EvalError, EvalRequest, Templates};
@@ -22,6 +22,11 @@ impl<'a> TextEmbedder<'a> {
         TextEmbedder { encoder, tokenizer, device: request.device, batch_size: request.text_batch_size }
     }
 
+    /// The same with another number of texts at a time.
+    pub fn with_batch_size(self, batch_size: usize) -> TextEmbedder<'a> {
+        TextEmbedder { batch_size, ..self }
+    }
+
     /// L2-normalised pooled embeddings, `[N, D]`. `non_finite` makes the error for a text whose
     /// embedding is not finite.
     ///
@@ -39,6 +44,13 @@ impl<'a> TextEmbedder<'a> {
         }
         let views: Vec<_> = chunks.iter().map(Array2::view).collect();
         Ok(ndarray::concatenate(ndarray::Axis(0), &views).expect("all texts have the network's width"))
+    }
+
+    /// Features of the texts, token by token, a batch at a time.
+    pub fn features<'t>(self, texts: &'t [&str]) -> impl Iterator<Item = TextFeatures> + use<'a, 't> {
+        texts
+            .chunks(self.batch_size)
+            .map(move |chunk| self.encoder.encode_text(&self.tokenizer.tokenize(chunk).to_device(self.device)))
     }
 
     /// One embedding per class, `[K, D]`: all templates → L2 → mean → L2, as CLIP_benchmark does.

@@ -12,6 +12,7 @@ mod class_list;
 mod error;
 mod evaluate;
 mod features;
+mod pair_scoring;
 mod phrase_grounding;
 mod request;
 mod results;

@@ -1,6 +1,6 @@
 //! What to evaluate, and how.
 
-use sparc_core::PatchPath;
+use sparc_core::{PairScore, PatchPath};
 use tch::Device;
 
 use super::{ClassSet, EvalError, SegmentationClasses};
@@ -19,6 +19,8 @@ pub struct EvalRequest {
     pub segmentation: Option<SegmentationClasses>,
     /// Run phrase grounding.
     pub grounding: bool,
+    /// What retrieval and classification compare; patches, where it reads them, along the local path.
+    pub pair_score: PairScore,
     /// Which patch features segmentation and grounding read.
     pub patch_path: PatchPath,
     /// How segmentation comes from patches to pixels.
@@ -34,7 +36,7 @@ pub struct EvalRequest {
 }
 
 impl EvalRequest {
-    /// No task yet; patches along the global path and bilinear scores (SPARC's path, and the usual
+    /// No task yet; pooled embeddings, patches along the global path and bilinear scores (SPARC's path, and the usual
     /// interpolation), heatmaps cut at half of their range.
     pub fn new(device: Device) -> EvalRequest {
         EvalRequest {
@@ -42,6 +44,7 @@ impl EvalRequest {
             classification: None,
             segmentation: None,
             grounding: false,
+            pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
             upsampling: Upsampling::BilinearScores,
             heatmap_threshold: grounding::DEFAULT_THRESHOLD,

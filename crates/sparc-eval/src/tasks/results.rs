@@ -25,12 +25,19 @@ pub struct EvalResults {
 /// The choices of the request that change numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
+    /// What retrieval and classification compared; absent in results of before there was a choice.
+    #[serde(default = "pooled")]
+    pub pair_score: String,
     /// `global` or `local`: which patch features segmentation and grounding read.
     pub patch_path: String,
     /// How segmentation comes from patches to pixels.
     pub upsampling: Upsampling,
     /// Where grounding cuts its min-max-normalised heatmaps.
     pub heatmap_threshold: f64,
+}
+
+fn pooled() -> String {
+    sparc_core::PairScore::Pooled.name().to_owned()
 }
 
 /// Image-text retrieval.

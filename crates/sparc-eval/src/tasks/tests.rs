@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::convert::Infallible;
 
 use proptest::prelude::*;
+use sparc_core::objectives::pacl::PooledPatches;
 use sparc_core::{
-    Encoder, EvalSample, ImageFeatures, LabelMap, PatchGrid, PatchPath, Region, TextBatch, TextFeatures, Tokenize,
+    Encoder, EvalSample, ImageFeatures, LabelMap, PairScore, PatchGrid, PatchPath, Region, TextBatch, TextFeatures,
+    Tokenize,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -94,7 +96,7 @@ impl Encoder for PixelReader {
         self.n_texts.set(self.n_texts.get() + text.len() as usize);
         let length_b11 = text.ids_bl.slice(1, 1, 2, 1).unsqueeze(-1);
         let tokens_bld = self.one_hot(&text.ids_bl.slice(1, 0, 1, 1), 0) * (length_b11 + 1);
-        TextFeatures { pooled_bd: tokens_bld.select(1, 0), tokens_bld, mask_bl: text.mask_bl.shallow_clone() }
+        TextFeatures { pooled_bd: tokens_bld.select(1, 0), tokens_bld, mask_bl: text.mask_bl.narrow(1, 0, 1) }
     }
 }
 
@@ -203,6 +205,53 @@ fn retrieval_of_a_wrong_network_finds_nothing() {
     let wrong = run(&PixelReader::new(1), samples(), &ask(|request| request.retrieval = true)).unwrap();
     // Every caption finds another image first, but the one that finds nothing (all six tie).
     assert!(close(wrong.retrieval.unwrap().text_to_image_recall[0], 1.0 / 36.0));
+}
+
+#[test]
+fn patches_are_compared_along_the_local_path_where_the_objective_does() {
+    // The local path adds one to every concept: this network is right there, and wrong when pooled.
+    let network = PixelReader::new(-1);
+    let letters = ["c", "d", "b", "t", "r", "s"];
+    let samples = || {
+        WORDS.iter().zip(letters).enumerate().map(|(class, (word, letter))| EvalSample {
+            captions: vec![(*word).to_owned()],
+            class: Some(class),
+            ..sample(word, word, &letter.repeat(GRID * GRID))
+        })
+    };
+    let list = format!("{WORDS:?}");
+    let ask = |score| {
+        ask(|request| {
+            request.retrieval = true;
+            request.classification = classes(&list);
+            request.pair_score = score;
+        })
+    };
+    let pooled = run(&network, samples(), &ask(PairScore::Pooled)).unwrap();
+    assert!(pooled.retrieval.unwrap().image_to_text_recall[0] < 0.1);
+    for score in
+        [PairScore::TokenMaxima, PairScore::PooledByText { attention_scale: 1.0, pooled_patches: PooledPatches::Unit }]
+    {
+        let results = run(&network, samples(), &ask(score)).unwrap();
+        let retrieval = results.retrieval.unwrap();
+        assert_eq!((retrieval.image_to_text_recall[0], retrieval.text_to_image_recall[0]), (1.0, 1.0));
+        assert_eq!(results.classification.unwrap().accuracy_1, 1.0);
+        assert_eq!(results.protocol.pair_score, score.name());
+    }
+}
+
+#[test]
+fn scores_of_features_that_are_not_finite_are_an_error() {
+    let mut broken = captioned("a", "cat", &["a cat"]);
+    let pixel = broken.image_chw.shallow_clone();
+    let _ = pixel.select(0, 2).select(0, 0).select(0, 0).fill_(2.0);
+    broken.image_chw = pixel;
+    let request = ask(|request| {
+        request.retrieval = true;
+        request.pair_score = PairScore::TokenMaxima;
+    });
+    let error = run(&PixelReader::new(0), [broken, captioned("b", "dog", &["a dog"])], &request).unwrap_err();
+    assert!(matches!(error, EvalError::NonFiniteScore), "{error}");
 }
 
 // Classification.

@@ -1,29 +1,51 @@
-//! Zero-shot classification: the class whose text embedding is nearest to the pooled image embedding.
+//! Zero-shot classification: the class whose text embedding is nearest to the pooled image embedding, or whose
+//! prompts score highest on average.
 
-use ndarray::{Array2, ArrayView2};
-use sparc_core::EvalSample;
+use ndarray::{Array2, ArrayView2, Axis};
+use sparc_core::{EvalSample, ImageFeatures, PairScore, TextFeatures};
 
 use super::features::TextEmbedder;
+use super::pair_scoring::text_scores;
 use super::{ClassScore, ClassSet, ClassificationResults, EvalError, Task};
 use crate::metrics::classification::ClassificationCounts;
 
 pub(super) struct ClassificationTask<'a> {
     classes: &'a ClassSet,
-    classes_kd: Array2<f32>,
+    prompts: Prompts,
     counts: ClassificationCounts,
     n_without_class: usize,
+}
+
+/// The classes' texts.
+enum Prompts {
+    /// One pooled embedding a class, `[K, D]`.
+    Pooled(Array2<f32>),
+    /// The features of each class's prompts: where more than pooled embeddings is compared there is no mean
+    /// embedding, and the scores are averaged instead (FILIP, section 3.3).
+    Each(PairScore, Vec<TextFeatures>),
 }
 
 impl<'a> ClassificationTask<'a> {
     /// Embeds the classes, once.
     pub fn new(
         classes: &'a ClassSet,
+        score: PairScore,
         embedder: TextEmbedder<'_>,
-        progress: impl FnMut(usize),
+        mut progress: impl FnMut(usize),
     ) -> Result<ClassificationTask<'a>, EvalError> {
-        let classes_kd = embedder.embed_classes(&classes.names, &classes.templates, progress)?;
+        let prompts = if score == PairScore::Pooled {
+            Prompts::Pooled(embedder.embed_classes(&classes.names, &classes.templates, progress)?)
+        } else {
+            let features = classes.names.iter().enumerate().map(|(index, name)| {
+                let prompts = classes.templates.prompts(name);
+                let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+                progress(index + 1);
+                embedder.with_batch_size(texts.len()).features(&texts).next().expect("a class has a prompt")
+            });
+            Prompts::Each(score, features.collect())
+        };
         let counts = ClassificationCounts::new(classes.names.len());
-        Ok(ClassificationTask { classes, classes_kd, counts, n_without_class: 0 })
+        Ok(ClassificationTask { classes, prompts, counts, n_without_class: 0 })
     }
 
     /// Counts what the sample lacks, and says whether it takes part.
@@ -41,14 +63,32 @@ impl<'a> ClassificationTask<'a> {
         }
     }
 
-    /// Takes the images of one batch that have a class.
-    pub fn add_batch(&mut self, samples: &[&EvalSample], pooled_bd: ArrayView2<'_, f32>) {
-        let scores_bk = pooled_bd.dot(&self.classes_kd.t());
+    /// Takes the images of one batch that have a class; `pair_features` of the same images, where they are
+    /// compared.
+    pub fn add_batch(
+        &mut self,
+        samples: &[&EvalSample],
+        pooled_bd: ArrayView2<'_, f32>,
+        pair_features: Option<&ImageFeatures>,
+    ) -> Result<(), EvalError> {
+        let scores_bk = match (&self.prompts, pair_features) {
+            (Prompts::Pooled(classes_kd), _) => pooled_bd.dot(&classes_kd.t()),
+            (Prompts::Each(score, classes), Some(features)) => {
+                let mut scores_bk = Array2::zeros((samples.len(), classes.len()));
+                for (prompts, mut scores_b) in classes.iter().zip(scores_bk.columns_mut()) {
+                    let scores_bt = text_scores(*score, features, prompts)?;
+                    scores_b.assign(&scores_bt.mean_axis(Axis(1)).expect("a class has a prompt"));
+                }
+                scores_bk
+            }
+            (Prompts::Each(..), None) => unreachable!("pair features come with the pair score"),
+        };
         for (sample, scores_k) in samples.iter().zip(scores_bk.rows()) {
             if let Some(class) = sample.class {
                 self.counts.add(scores_k, class);
             }
         }
+        Ok(())
     }
 
     pub fn finish(self, n_seen: usize) -> Result<ClassificationResults, EvalError> {

@@ -151,6 +151,8 @@ pub fn run(
     resize: ResizeMode,
     request: &EvalRequest,
 ) -> anyhow::Result<(EvalResults, SkipCounts)> {
+    // Pairs are compared as the run's objective compared them.
+    let request = &EvalRequest { pair_score: trained.plan.config.objective.pair_score(), ..request.clone() };
     let bar = bar(0, "{spinner} {msg}");
     let mut set = EvalSet::new(shards, trained.plan.config.model.image.image_size as u32, resize);
     let results = evaluate(&trained.network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sparc_core::objectives::Gathered;
+use sparc_core::Gathered;
 use sparc_core::objectives::clip::{ClipInputs, clip_loss};
 use sparc_core::objectives::sparc::{SparcConfig, SparcInputs, sparc_loss};
 use tch::{Device, Kind, Tensor};

@@ -8,16 +8,20 @@
 //! numbers or knows about ranks. Functions panic on shape bugs, with the numbers in the message.
 
 mod batch;
+mod contrast;
 mod encoder;
 mod features;
 mod loss_terms;
 pub mod objectives;
 mod pair_score;
 mod sample;
+#[cfg(test)]
+mod sample_inputs;
 pub mod seed;
 pub mod tensor_math;
 
 pub use batch::{Batch, RegionBatch, TextBatch};
+pub use contrast::Gathered;
 pub use encoder::{Encoder, PatchPath, Tokenize};
 pub use features::{ImageFeatures, PatchGrid, TextFeatures};
 pub use loss_terms::{LossTerm, LossTerms};

@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::PatchGrid;
-    use crate::objectives::sample_inputs::captions;
+    use crate::sample_inputs::captions;
     use crate::tensor_math::masked_mean;
 
     fn features() -> (ImageFeatures, TextFeatures) {

@@ -1,7 +1,6 @@
 //! The objectives as configuration: what each needs from the network, and its value on a batch.
 
 use serde::{Deserialize, Serialize};
-use sparc_core::objectives::Gathered;
 use sparc_core::objectives::clip::{ClipInputs, clip_loss};
 use sparc_core::objectives::filip::{FilipConfig, FilipInputs, filip_loss, keep_tokens};
 use sparc_core::objectives::gloria::{GloriaConfig, GloriaInputs, Temperatures, gloria_loss};
@@ -10,7 +9,7 @@ use sparc_core::objectives::pacl::{Embedder, PaclConfig, PaclInputs, pacl_loss};
 use sparc_core::objectives::siglip::{SiglipConfig, SiglipInputs, siglip_loss};
 use sparc_core::objectives::sparc::{LocalTemperature, SparcConfig, SparcInputs, sparc_loss};
 use sparc_core::tensor_math::without_padding;
-use sparc_core::{ImageFeatures, LossTerms, PairScore, TextFeatures};
+use sparc_core::{Gathered, ImageFeatures, LossTerms, PairScore, TextFeatures};
 use sparc_models::heads::{HeadsConfig, LearnedScalar};
 use sparc_models::networks::DualEncoder;
 use tch::{Kind, Tensor};

@@ -6,9 +6,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Gathered, chunks, wants_gradient, with_gradients};
+use crate::contrast::{chunks, wants_gradient, with_gradients};
 use crate::tensor_math::{at_least_f32, l2_normalize};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, d width.
 

@@ -15,12 +15,11 @@ use serde::{Deserialize, Serialize};
 use sparc_torch::MaxSimilarity;
 use tch::{Kind, Reduction, Tensor};
 
-use super::gathered::Rows;
-use super::pairwise::{self, Pairs};
 use super::sparc::LocalTemperature;
-use super::{Gathered, chunks, wants_gradient, with_gradients};
+use crate::contrast::pairwise::{self, Pairs};
+use crate::contrast::{Rows, chunks, wants_gradient, with_gradients};
 use crate::tensor_math::{at_least_f32, l2_normalize, without_padding};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, a images and c texts, l tokens, p patches,
 // k kept patches, w words of all texts, d width.

@@ -1,8 +1,10 @@
+//! Tests of FILIP: references in scalar loops, known values, invariances, gradients, simulated processes.
+
 use proptest::prelude::*;
 use sparc_testing::{assert_close, assert_ranks_add_up, check_gradient, cube, random, scalar, values};
 
 use super::*;
-use crate::objectives::sample_inputs::{Known, captions, prefix_mask};
+use crate::sample_inputs::{Known, captions, prefix_mask};
 
 mod reference {
     //! Equations 3–5 in scalar f64 loops.

@@ -16,12 +16,11 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::Gathered;
 use super::clip::{self, ClipInputs};
-use super::gathered::Rows;
-use super::pairwise::{self, Pairs};
+use crate::contrast::Rows;
+use crate::contrast::pairwise::{self, Pairs};
 use crate::tensor_math::{NORM_EPS, at_least_f32, without_padding};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, a images and c texts of a block, l tokens,
 // p patches, d width.

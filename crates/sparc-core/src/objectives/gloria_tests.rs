@@ -1,8 +1,10 @@
+//! Tests of GLoRIA: references in scalar loops, known values, invariances, gradients, simulated processes.
+
 use proptest::prelude::*;
 use sparc_testing::{assert_close, assert_ranks_add_up, check_gradient, cube, random, rows, scalar, values};
 
 use super::*;
-use crate::objectives::sample_inputs::{Known, captions};
+use crate::sample_inputs::{Known, captions};
 use crate::tensor_math::masked_mean;
 
 mod reference {

@@ -15,11 +15,10 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::Gathered;
 use super::clip::{self, ClipInputs};
 use super::sparc::LocalTemperature;
 use crate::tensor_math::{at_least_f32, l2_normalize, without_padding};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, l (j, k) tokens, p patches, q queries,
 // x context, d width, m prototypes.

@@ -14,12 +14,11 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::gathered::Rows;
-use super::pairwise::{self, Pairs};
 use super::sparc::LocalTemperature;
-use super::{Gathered, chunks};
+use crate::contrast::pairwise::{self, Pairs};
+use crate::contrast::{Rows, chunks};
 use crate::tensor_math::{NORM_EPS, at_least_f32, l2_normalize};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, a images and c texts of a block, p patches,
 // d width.

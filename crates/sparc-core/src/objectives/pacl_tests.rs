@@ -1,8 +1,10 @@
+//! Tests of PACL: references in scalar loops, known values, invariances, gradients, simulated processes.
+
 use proptest::prelude::*;
 use sparc_testing::{assert_close, assert_ranks_add_up, check_gradient, cube, random, rows, scalar, values};
 
 use super::*;
-use crate::objectives::sample_inputs::Known;
+use crate::sample_inputs::Known;
 
 mod reference {
     //! The equations in scalar f64 loops, u formed.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::clip::check_pooled;
-use super::{Gathered, chunks, wants_gradient, with_gradients};
+use crate::contrast::{chunks, wants_gradient, with_gradients};
 use crate::tensor_math::{at_least_f32, l2_normalize};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, c rows of a chunk, d width.
 
@@ -150,7 +150,7 @@ mod tests {
     use sparc_testing::{assert_close, assert_ranks_add_up, check_gradient, random, rows, scalar, values};
 
     use super::*;
-    use crate::objectives::sample_inputs::Known;
+    use crate::sample_inputs::Known;
 
     fn terms(image: &Tensor, text: &Tensor, scale: &Tensor, bias: &Tensor, rows_at_once: i64) -> LossTerms {
         let inputs = SiglipInputs {

@@ -17,10 +17,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::Gathered;
 use super::clip::{self, ClipInputs};
 use crate::tensor_math::{at_least_f32, l2_normalize};
-use crate::{LossTerm, LossTerms};
+use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b batch, l (also j, k) tokens, p patches, d width.
 

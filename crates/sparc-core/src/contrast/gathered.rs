@@ -24,7 +24,7 @@ impl<'a> Gathered<'a> {
     /// # Panics
     ///
     /// If the local rows do not lie inside the global ones, or are of another shape.
-    pub(super) fn check_rows(self, row_offset: i64) -> (i64, i64) {
+    pub(crate) fn check_rows(self, row_offset: i64) -> (i64, i64) {
         let (local, global) = (self.local.size(), self.global.size());
         assert!(local[1..] == global[1..], "local rows are {local:?}, global rows {global:?}");
         let (b, n) = (local[0], global[0]);
@@ -38,26 +38,26 @@ impl<'a> Gathered<'a> {
 }
 
 /// Local and global rows made from others.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     pub local: Tensor,
     global: Option<Tensor>,
 }
 
 impl Rows {
     /// Applies `f` to local and, if they are others, to global rows.
-    pub(super) fn map(rows: Gathered, f: impl Fn(&Tensor) -> Tensor) -> Rows {
+    pub(crate) fn map(rows: Gathered, f: impl Fn(&Tensor) -> Tensor) -> Rows {
         let distributed = rows.local.size()[0] != rows.global.size()[0];
         Rows { local: f(rows.local), global: distributed.then(|| f(rows.global)) }
     }
 
     /// Applies `f` to the rows of two tensors.
-    pub(super) fn map_both(rows: Gathered, other: Gathered, f: impl Fn(&Tensor, &Tensor) -> Tensor) -> Rows {
+    pub(crate) fn map_both(rows: Gathered, other: Gathered, f: impl Fn(&Tensor, &Tensor) -> Tensor) -> Rows {
         let distributed = rows.local.size()[0] != rows.global.size()[0];
         Rows { local: f(rows.local, other.local), global: distributed.then(|| f(rows.global, other.global)) }
     }
 
     /// Borrowed.
-    pub(super) fn gathered(&self) -> Gathered<'_> {
+    pub(crate) fn gathered(&self) -> Gathered<'_> {
         Gathered { local: &self.local, global: self.global.as_ref().unwrap_or(&self.local) }
     }
 }

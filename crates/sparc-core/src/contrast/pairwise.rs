@@ -9,10 +9,10 @@ use tch::{Kind, Reduction, Tensor};
 use super::{Gathered, chunks, wants_gradient, with_gradients};
 
 /// A block's scores `[A, C]`, from A rows of the images' tensors, C rows of the texts' and the parameters.
-pub(super) type Score<'a> = dyn Fn(&[Tensor], &[Tensor], &[Tensor]) -> Tensor + 'a;
+pub(crate) type Score<'a> = dyn Fn(&[Tensor], &[Tensor], &[Tensor]) -> Tensor + 'a;
 
 /// What is contrasted.
-pub(super) struct Pairs<'a> {
+pub(crate) struct Pairs<'a> {
     /// Tensors with one row an image.
     pub images: &'a [Gathered<'a>],
     /// Tensors with one row a text; masks may be among them.
@@ -26,7 +26,7 @@ pub(super) struct Pairs<'a> {
 }
 
 /// The value of a symmetric contrast, with the accuracies inside the batch.
-pub(super) struct Contrast {
+pub(crate) struct Contrast {
     /// CE over texts of the local images + CE over images of the local texts.
     pub value: Tensor,
     pub image_to_text_accuracy: Tensor,
@@ -34,7 +34,7 @@ pub(super) struct Contrast {
 }
 
 /// Scores all pairs as logits and contrasts them in both directions.
-pub(super) fn contrast(pairs: &Pairs, score: &Score) -> Contrast {
+pub(crate) fn contrast(pairs: &Pairs, score: &Score) -> Contrast {
     let (b, n) = pairs.check();
     if b < n {
         return contrast_each(pairs, score, score);
@@ -48,7 +48,7 @@ pub(super) fn contrast(pairs: &Pairs, score: &Score) -> Contrast {
 }
 
 /// As [`contrast`], with a score of its own for each direction: of images over texts, of texts over images.
-pub(super) fn contrast_each(pairs: &Pairs, over_texts: &Score, over_images: &Score) -> Contrast {
+pub(crate) fn contrast_each(pairs: &Pairs, over_texts: &Score, over_images: &Score) -> Contrast {
     pairs.check();
     let (local, global) = (Sides::local(pairs), Sides::global(pairs));
     let parameters = || local.parameters.iter().map(Tensor::shallow_clone).collect();

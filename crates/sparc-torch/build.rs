@@ -9,16 +9,26 @@ fn main() {
     println!("cargo:rerun-if-changed=cpp");
     println!("cargo:libtorch_lib={}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .warnings(false)
         .include(include.join("torch/csrc/api/include"))
         .include(include)
-        .files(["cpp/autograd.cpp", "cpp/bridge.cpp", "cpp/max_similarity.cpp"])
-        .compile("sparc_bridge");
+        .files(["cpp/autograd.cpp", "cpp/bridge.cpp", "cpp/max_similarity.cpp", "cpp/sparc_local.cpp"]);
+    // `at::parallel_for` is compiled here and runs on the threads of LibTorch's OpenMP, which is GCC's;
+    // without the flag it runs on one thread.
+    let openmp = build.get_compiler().is_like_gnu();
+    if openmp {
+        build.flag("-fopenmp");
+    }
+    build.compile("sparc_bridge");
     // The bridge is placed after torch-sys's libraries: name what it needs once more.
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
+    if openmp {
+        println!("cargo:rustc-link-lib=gomp");
+    }
 }

@@ -2,13 +2,11 @@
 // of the maxima alone.
 
 #include "border.h"
+#include "gemm.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -72,14 +70,15 @@ template <typename T>
 void forward(const Tensor& patches, const Tensor& words, const int64_t* start, int64_t n_texts, Tensor& over_patches,
              Tensor& over_words, Tensor& best_word, Tensor& best_patch) {
   const int64_t n_images = patches.size(0), n_patches = patches.size(1), n_words = words.size(0);
+  const int64_t width = words.size(1);
+  const T* v = patches.const_data_ptr<T>();
+  const T* t = words.const_data_ptr<T>();
   at::parallel_for(0, n_images, 1, [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
     int64_t capacity = kWordsAtOnce;
     for (int64_t c = 0; c < n_texts; ++c) capacity = std::max(capacity, start[c + 1] - start[c]);
-    Tensor sim = at::empty({n_patches * capacity}, patches.options());
-    std::vector<T> best(capacity);
+    std::vector<T> sim(n_patches * capacity), best(capacity);
     for (int64_t i = begin; i < end; ++i) {
-      const Tensor image = patches[i];
+      const T* image = v + i * n_patches * width;
       T* patch_mean = over_patches.mutable_data_ptr<T>() + i * n_texts;
       T* word_mean = over_words.mutable_data_ptr<T>() + i * n_texts;
       int32_t* to_word = best_word.mutable_data_ptr<int32_t>() + i * n_texts * n_patches;
@@ -89,9 +88,9 @@ void forward(const Tensor& patches, const Tensor& words, const int64_t* start, i
         while (last < n_texts && start[last + 1] - start[first] <= capacity) ++last;
         const int64_t offset = start[first], count = start[last] - offset;
         if (count > 0) {
-          Tensor block = sim.narrow(0, 0, n_patches * count).view({n_patches, count});
-          at::mm_out(block, image, words.narrow(0, offset, count).t());
-          const T* row = block.const_data_ptr<T>();
+          sparc::gemm(false, true, n_patches, count, width, image, width, t + offset * width, width,
+                      /*accumulate=*/false, sim.data(), count);
+          const T* row = sim.data();
           std::fill_n(best.begin(), count, -std::numeric_limits<T>::infinity());
           std::fill_n(to_patch + offset, count, 0);
           std::fill_n(patch_mean + first, last - first, T(0));

@@ -100,6 +100,17 @@ unsafe extern "C" {
         d_patches: *mut RawTensor,
         d_words: *mut RawTensor,
     ) -> *mut c_char;
+    pub(crate) fn sparc_sparc_local(
+        patches: RawTensor,
+        tokens: RawTensor,
+        mask: RawTensor,
+        scale: RawTensor,
+        weights: i32,
+        sigma: f64,
+        detach_weights: bool,
+        eps: f64,
+        results: *mut RawTensor,
+    ) -> *mut c_char;
 }
 
 /// Turns a bridge function's return value into a result, freeing the message.

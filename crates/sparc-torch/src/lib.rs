@@ -7,8 +7,10 @@ mod autograd;
 mod bridge;
 mod max_similarity;
 mod optimizer;
+mod sparc_local;
 
 pub use autograd::{custom_gradient, vjp};
 pub use bridge::Error;
 pub use max_similarity::MaxSimilarity;
 pub use optimizer::{AdamwStep, fused_adamw, scale_in_place, total_norm};
+pub use sparc_local::{SparcLocal, SparcLocalTokens, SparcLocalWeights};

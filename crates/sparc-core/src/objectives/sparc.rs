@@ -15,10 +15,11 @@
 //! batch, which is why it needs no gather. L_g is CLIP's loss ([`super::clip`]).
 
 use serde::{Deserialize, Serialize};
+use sparc_torch::{SparcLocal, SparcLocalTokens, SparcLocalWeights};
 use tch::{Kind, Tensor};
 
 use super::clip::{self, ClipInputs};
-use crate::tensor_math::{at_least_f32, l2_normalize};
+use crate::tensor_math::{at_least_f32, l2_normalize, without_padding};
 use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b batch, l (also j, k) tokens, p patches, d width.
@@ -158,6 +159,29 @@ pub struct SparcInputs<'a> {
     pub denominator: Option<&'a Tensor>,
 }
 
+/// What computes the token losses of L_f. Both give the same values and gradients up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// One operation with a hand-derived gradient ([`sparc_torch::SparcLocal`]): on the CPU, faster and
+    /// with a fraction of the memory.
+    Fused,
+    /// A composition of tch operations, differentiated by autograd: on every device and for every kind, and
+    /// as often as one likes.
+    Composed,
+}
+
+impl Kernel {
+    /// The fused kernel for tensors on the CPU whose kinds it knows (f64, or f32, bf16 and f16); the
+    /// composition for all others, CUDA's above all.
+    pub fn of(inputs: &SparcInputs) -> Self {
+        let SparcInputs { patches_bpd, tokens_bld, mask_bl, local_logit_scale, .. } = *inputs;
+        match SparcLocal::check(patches_bpd, tokens_bld, mask_bl, local_logit_scale) {
+            Ok(()) => Self::Fused,
+            Err(_) => Self::Composed,
+        }
+    }
+}
+
 /// SPARC's loss, with the terms `global` and `local` (a term of weight 0 is not computed).
 ///
 /// Diagnostics: CLIP's accuracies, `token_accuracy` (how often a token's own group is its nearest,
@@ -170,6 +194,15 @@ pub struct SparcInputs<'a> {
 ///
 /// If shapes disagree.
 pub fn sparc_loss(inputs: &SparcInputs, config: &SparcConfig) -> LossTerms {
+    sparc_loss_by(Kernel::of(inputs), inputs, config)
+}
+
+/// [`sparc_loss`] with L_f computed by the kernel of the caller's choice.
+///
+/// # Panics
+///
+/// If shapes disagree, or if the fused kernel is asked for inputs that it does not take.
+pub fn sparc_loss_by(kernel: Kernel, inputs: &SparcInputs, config: &SparcConfig) -> LossTerms {
     let mut terms = Vec::with_capacity(2);
     let mut diagnostics = Vec::new();
     if config.lambda_global > 0.0 {
@@ -179,7 +212,7 @@ pub fn sparc_loss(inputs: &SparcInputs, config: &SparcConfig) -> LossTerms {
         diagnostics.extend(accuracies);
     }
     if config.lambda_local > 0.0 {
-        let (value, accuracies) = local_loss(inputs, config);
+        let (value, accuracies) = local_loss(kernel, inputs, config);
         terms.push(LossTerm { name: "local".into(), value, weight: config.lambda_local });
         diagnostics.extend(accuracies);
     }
@@ -247,9 +280,37 @@ fn normalize_rows(kept_blp: &Tensor, fallback_bl1: &Tensor, uniform: f64) -> Ten
 }
 
 /// L_f and its diagnostics.
-fn local_loss(inputs: &SparcInputs, config: &SparcConfig) -> (Tensor, Vec<(&'static str, Tensor)>) {
+fn local_loss(kernel: Kernel, inputs: &SparcInputs, config: &SparcConfig) -> (Tensor, Vec<(&'static str, Tensor)>) {
     let mask_bl = inputs.mask_bl;
     check_shapes(inputs.patches_bpd, inputs.tokens_bld, mask_bl);
+    let SparcLocalTokens { loss_bl, correct_bl, kept_bl } = match kernel {
+        Kernel::Fused => fused_tokens(inputs, config),
+        Kernel::Composed => composed_tokens(inputs, config),
+    };
+    let value = reduce(&loss_bl, mask_bl, config.reduction, inputs.denominator);
+    let tokens = not_zero(&denominator(mask_bl, Reduction::Token));
+    let mean = |x_bl: Tensor| x_bl.sum(Kind::Float) / &tokens;
+    (value, vec![("token_accuracy", mean(correct_bl)), ("patches_per_token", mean(kept_bl))])
+}
+
+fn fused_tokens(inputs: &SparcInputs, config: &SparcConfig) -> SparcLocalTokens {
+    let kernel = SparcLocal {
+        weights: match config.weights {
+            AlignmentWeights::Minmax => SparcLocalWeights::Minmax,
+            AlignmentWeights::Softmax => SparcLocalWeights::Softmax,
+            AlignmentWeights::None => SparcLocalWeights::None,
+        },
+        sigma: config.sigma(inputs.patches_bpd.size()[1]),
+        detach_weights: config.detach_weights,
+        eps: config.eps,
+    };
+    kernel
+        .apply(inputs.patches_bpd, inputs.tokens_bld, inputs.mask_bl, inputs.local_logit_scale)
+        .unwrap_or_else(|error| panic!("sparc's fused kernel: {error}"))
+}
+
+fn composed_tokens(inputs: &SparcInputs, config: &SparcConfig) -> SparcLocalTokens {
+    let mask_bl = inputs.mask_bl;
     let patches_bpd = at_least_f32(inputs.patches_bpd);
     let tokens_bld = without_padding(&at_least_f32(inputs.tokens_bld), mask_bl);
 
@@ -268,8 +329,14 @@ fn local_loss(inputs: &SparcInputs, config: &SparcConfig) -> (Tensor, Vec<(&'sta
         loss_bl -= logits.log_softmax(-1, None::<Kind>).diagonal(0, 1, 2) * 0.5;
     }
     let loss_bl = loss_bl.where_self(mask_bl, &loss_bl.zeros_like());
-    let value = reduce(&loss_bl, mask_bl, config.reduction, inputs.denominator);
-    (value, diagnostics(&logits_bjk, &weights_blp, mask_bl))
+
+    let (correct_bl, kept_bl) = tch::no_grad(|| {
+        let nearest_bl = logits_bjk.masked_fill(&no_padding_b1k, PADDING_LOGIT).argmax(-1, false);
+        let own_l = Tensor::arange(mask_bl.size()[1], (Kind::Int64, mask_bl.device()));
+        let kept_bl = weights_blp.gt(0.0).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        (nearest_bl.eq_tensor(&own_l).logical_and(mask_bl), kept_bl * mask_bl.to_kind(Kind::Float))
+    });
+    SparcLocalTokens { loss_bl, correct_bl, kept_bl }
 }
 
 /// Logit of a padded candidate: its softmax weight is exactly 0 in f32 and f64.
@@ -295,23 +362,6 @@ fn not_zero(count: &Tensor) -> Tensor {
     count.masked_fill(&count.le(0.0), 1.0)
 }
 
-fn diagnostics(logits_bjk: &Tensor, weights_blp: &Tensor, mask_bl: &Tensor) -> Vec<(&'static str, Tensor)> {
-    tch::no_grad(|| {
-        let tokens = not_zero(&denominator(mask_bl, Reduction::Token));
-        let nearest_bl = logits_bjk.masked_fill(&mask_bl.unsqueeze(1).logical_not(), PADDING_LOGIT).argmax(-1, false);
-        let own_l = Tensor::arange(mask_bl.size()[1], (Kind::Int64, mask_bl.device()));
-        let correct = nearest_bl.eq_tensor(&own_l).logical_and(mask_bl).sum(Kind::Float) / &tokens;
-        let kept_bl = weights_blp.gt(0.0).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
-        let kept = (kept_bl * mask_bl.to_kind(Kind::Float)).sum(Kind::Float) / &tokens;
-        vec![("token_accuracy", correct), ("patches_per_token", kept)]
-    })
-}
-
-/// Padding may hold anything, NaN too; it must not reach a sum or a maximum.
-fn without_padding(tokens_bld: &Tensor, mask_bl: &Tensor) -> Tensor {
-    tokens_bld.where_self(&mask_bl.unsqueeze(-1), &tokens_bld.zeros_like())
-}
-
 fn check_shapes(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor) {
     let (patches, tokens, mask) = (patches_bpd.size(), tokens_bld.size(), mask_bl.size());
     assert!(
@@ -327,6 +377,9 @@ fn check_shapes(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor) {
     );
 }
 
+#[cfg(test)]
+#[path = "sparc_kernel_tests.rs"]
+mod kernel_tests;
 #[cfg(test)]
 #[path = "sparc_reference.rs"]
 mod reference;

@@ -9,11 +9,14 @@
 //! network gets exactly the chance level. [`segmentation`] takes the lowest class index, as an argmax
 //! does everywhere.
 
+pub mod captions;
 pub mod classification;
+pub mod faithfulness;
 pub mod grounding;
 pub mod retrieval;
 pub mod segmentation;
 mod tied_rank;
 pub mod upsample;
+pub mod vqa;
 
 pub use tied_rank::TiedRank;

@@ -15,6 +15,8 @@
 
 use ndarray::{Array2, ArrayView2};
 
+use super::boxes::box_iou;
+
 /// Where min-max-normalised heatmaps are cut unless told otherwise: half of the range.
 pub const DEFAULT_THRESHOLD: f64 = 0.5;
 
@@ -117,14 +119,6 @@ fn bounding_box(mask_hw: &Array2<bool>) -> [f64; 4] {
     }
     let (height, width) = (height as f64, width as f64);
     [x0 as f64 / width, y0 as f64 / height, x1 as f64 / width, y1 as f64 / height]
-}
-
-/// Intersection over union of two boxes `x0, y0, x1, y1`; 0 if both are empty.
-pub fn box_iou(a: [f64; 4], b: [f64; 4]) -> f64 {
-    let area = |[x0, y0, x1, y1]: [f64; 4]| (x1 - x0).max(0.0) * (y1 - y0).max(0.0);
-    let both = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
-    let either = area(a) + area(b) - both;
-    if either > 0.0 { both / either } else { 0.0 }
 }
 
 #[cfg(test)]

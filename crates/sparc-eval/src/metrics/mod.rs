@@ -9,10 +9,12 @@
 //! network gets exactly the chance level. [`segmentation`] takes the lowest class index, as an argmax
 //! does everywhere.
 
+pub mod boxes;
 pub mod captions;
 pub mod classification;
 pub mod faithfulness;
 pub mod grounding;
+pub mod regions;
 pub mod retrieval;
 pub mod segmentation;
 mod tied_rank;

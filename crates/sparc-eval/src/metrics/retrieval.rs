@@ -83,7 +83,16 @@ pub fn ranks_by_scores(
     }
 }
 
-fn ranks_of_queries(
+/// The rank of each query's best positive, for those that have one.
+///
+/// # Shapes
+///
+/// `queries [N, D]`, `candidates [M, D]`; `is_positive(query, candidate)`.
+///
+/// # Panics
+///
+/// If a score is NaN.
+pub(super) fn ranks_of_queries(
     queries: ArrayView2<'_, f32>,
     candidates: ArrayView2<'_, f32>,
     max_scores: usize,

@@ -4,20 +4,21 @@ use super::Found;
 use super::characters::run;
 
 /// Titles and other abbreviations that no sentence ends with.
-const INSIDE: &str = "adj adm adv alex asst atty ave brig capt cf cmdr col comdr cpl dept det dr drs ens ft gen gov \
-     hon jos lieut lt maj mar messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof pvt rep reps rev sen sens sfc \
-     sgt spc st ste supt sys treas vs wm";
+const INSIDE: &str = "adj adm adv alex asst assoc atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft \
+     gen gov govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres \
+     prof profs pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm";
 
 /// Abbreviations that a sentence may end with. They win over words that go on without a space.
-const ENDING: &str = "al ala apr ariz assn aug bhd bldg blvd bros calif cie co colo conn corp cos ct dak dec esq est \
-     etc ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd md mich minn mo mon mont neb nev nov oct okla \
-     penn plc pte pty rd rt sep sept seq sq sr tel tenn thu thurs tue tues univ va vt wed wis wisc wyo mfg mtg";
+const ENDING: &str = "al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla \
+     fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn \
+     plc ppte pptes ppty pptys pte ptes pty ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ \
+     va vt wed wis wisc wyo";
 
 /// The same, but only where they begin with a capital: in lower case these are words.
 const ENDING_CAPITAL: &str = "ark az del ill la mass miss ore pa tex wash";
 
 /// Not in capitals only.
-const NEVER_ALL_CAPITALS: [&str; 4] = ["pty", "mfg", "pte", "mtg"];
+const NEVER_ALL_CAPITALS: &str = "mfg mtg ppte pptes ppty pptys pte ptes pty ptys";
 
 /// Abbreviations only where a number follows: `no. 5`.
 const BEFORE_NUMBER: &str = "art ca fig figs no nos op p pp prop";
@@ -56,13 +57,13 @@ pub(super) fn abbreviation(text: &[char]) -> Option<Found> {
     if length == 1 && !ends_sentence(rest) {
         return Found::plain(2);
     }
-    if is_in(INSIDE, &word) {
-        return Found::plain(length + 1);
-    }
     let is_capital = written.starts_with(|c: char| c.is_ascii_uppercase());
     let shouts = length > 1 && written.chars().all(|c| c.is_ascii_uppercase());
-    let is_ending = is_in(ENDING, &word) && !(shouts && NEVER_ALL_CAPITALS.contains(&word.as_str()));
-    if is_ending || is_capital && is_in(ENDING_CAPITAL, &word) {
+    let may_be = !(shouts && is_in(NEVER_ALL_CAPITALS, &word));
+    if may_be && is_in(INSIDE, &word) {
+        return Found::plain(length + 1);
+    }
+    if may_be && is_in(ENDING, &word) || is_capital && is_in(ENDING_CAPITAL, &word) {
         return Found::before(length + 1, 2);
     }
     let space = run(rest, char::is_whitespace).min(1);

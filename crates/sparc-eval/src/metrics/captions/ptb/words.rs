@@ -98,7 +98,8 @@ fn is_hyphen(character: char) -> bool {
 pub(super) fn underscored(text: &[char]) -> Option<Found> {
     let mut end = elided(text).max(run(text, is_word));
     while end > 0 && text.get(end).is_some_and(|&c| is_hyphen(c) || c == '_') {
-        let part = run(&text[end + 1..], is_word);
+        let rest = &text[end + 1..];
+        let part = run(rest, is_word).max(elided(rest));
         if part == 0 {
             break;
         }

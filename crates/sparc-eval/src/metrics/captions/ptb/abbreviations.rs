@@ -4,15 +4,15 @@ use super::Found;
 use super::characters::run;
 
 /// Titles and other abbreviations that no sentence ends with.
-const INSIDE: &str = "adj adm adv alex asst assoc atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft \
-     gen gov govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres \
-     prof profs pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm";
+const INSIDE: &str = "adj adm adv alex asst assoc atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr \
+     drs elec ens ft gen gov govs hon insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc \
+     ph pres prof profs pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm";
 
 /// Abbreviations that a sentence may end with. They win over words that go on without a space.
-const ENDING: &str = "al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla \
-     fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn \
-     plc ppte pptes ppty pptys pte ptes pty ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ \
-     va vt wed wis wisc wyo";
+const ENDING: &str = "al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est \
+     etc ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov \
+     oct okla penn plc ppte pptes ppty pptys pte ptes pty ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue \
+     tues univ va vt wed wis wisc wyo";
 
 /// The same, but only where they begin with a capital: in lower case these are words.
 const ENDING_CAPITAL: &str = "ark az del ill la mass miss ore pa tex wash";

@@ -47,7 +47,7 @@ fn has_attributes(inside: &[char], is_name: impl Fn(char) -> bool + Copy) -> boo
             return true;
         }
         let name = run(rest, is_name);
-        if space == 0 || name == 0 {
+        if space == 0 || !rest[0].is_ascii_alphabetic() {
             return false;
         }
         rest = &rest[name..];
@@ -80,17 +80,20 @@ pub(super) fn symbol(text: &[char]) -> Option<Found> {
         '!' | '?' => run(text, |c| "!?".contains(c)),
         '\'' | '<' | '>' => same.min(2),
         _ if is_quote(first) => run(text, is_quote).min(2),
-        '\u{b2}' | '\u{b3}' | '\u{b9}' | '\u{2070}'..='\u{2089}' => run(
-            text,
-            |c| matches!(c, '\u{b2}' | '\u{b3}' | '\u{b9}' | '\u{2070}'..='\u{2079}' | '\u{2080}'..='\u{2089}'),
-        ),
+        _ if is_raised_digit(first) => run(text, is_raised_digit),
         _ => 1,
     };
     Found::plain(length.max(smiley(text)).max(language(text)).max(currency(text)))
 }
 
 fn is_quote(character: char) -> bool {
-    matches!(character, '`' | '\u{91}'..='\u{94}' | '\u{2018}'..='\u{201f}' | '\u{2039}' | '\u{203a}' | '\u{ab}' | '\u{bb}')
+    matches!(character, '`' | '\u{91}'..='\u{94}' | '\u{ab}' | '\u{bb}' | '\u{2018}'..='\u{201f}')
+        || matches!(character, '\u{2039}' | '\u{203a}')
+}
+
+/// Superscript and subscript digits.
+fn is_raised_digit(character: char) -> bool {
+    matches!(character, '\u{b2}' | '\u{b3}' | '\u{b9}' | '\u{2070}'..='\u{2079}' | '\u{2080}'..='\u{2089}')
 }
 
 fn entity(text: &[char]) -> usize {
@@ -148,8 +151,8 @@ pub(super) fn spelling(token: &[char]) -> String {
     {
         return meaning.to_owned();
     }
-    if token.iter().all(|&c| c == '-') {
-        return if token.len() == 1 { "-".to_owned() } else { "--".to_owned() };
+    if matches!(token.len(), 2..=4) && token.iter().all(|&c| c == '-') {
+        return "--".to_owned(); // five and more are a rule across the page
     }
     if token.len() >= 3 && token.iter().all(|&c| c == '.') {
         return "...".to_owned();

@@ -25,6 +25,7 @@ fn captions() {
             "he said hello world and left -lrb- quickly -rrb- -lsb- sic -rsb-",
         ),
         ("wait... what?! no!!! -- dash — a - b", "wait what ?! no !!! dash a b"),
+        ("x --- y ----- z", "x y ----- z"),
         ("It cost $5.00 or £3 or 50%; 5¢", "it cost $ 5.00 or # 3 or 50 % 5 cents"),
         ("A dog on the street.A cat", "a dog on the street.a cat"),
         ("the clock reads 8:25 on 10-29-2011", "the clock reads 8:25 on 10-29-2011"),

@@ -4,7 +4,7 @@
 //!
 //! A network that has collapsed gives every candidate the same score, and a metric that resolves ties
 //! in favour of the right answer then reports 100 %. Here every ranked metric ([`retrieval`],
-//! [`classification`]) is the *expectation over a uniformly random order of the tied candidates*, and
+//! [`classification`], [`regions`], [`compositional`]) is the *expectation over a uniformly random order of the tied candidates*, and
 //! the pointing metric of [`grounding`] spreads its one point evenly over all maxima: a constant
 //! network gets exactly the chance level. [`segmentation`] takes the lowest class index, as an argmax
 //! does everywhere.
@@ -12,6 +12,7 @@
 pub mod boxes;
 pub mod captions;
 pub mod classification;
+pub mod compositional;
 pub mod faithfulness;
 pub mod grounding;
 pub mod regions;

@@ -48,8 +48,8 @@ type Points = Vec<Vec<Option<[(usize, f64); 2]>>>;
 ///
 /// # Panics
 ///
-/// If P is not rows × columns, there is no patch or no bin, `Sampling::PerBin(0)` is asked for, or the box is not finite or has its
-/// corners the wrong way round.
+/// If P is not rows × columns, there is no patch or no bin, `Sampling::PerBin(0)` is asked for, or the box is not
+/// finite or has its corners the wrong way round.
 pub fn roi_align(
     features_pd: ArrayView2<'_, f32>,
     (rows, columns): (usize, usize),

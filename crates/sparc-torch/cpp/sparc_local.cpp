@@ -7,14 +7,16 @@
 //   loss[l] = (logsumexp_k Q[l,k] + logsumexp_j Q[j,l]) / 2 - Q[l,l]
 //   dQ[j,k] = g[j] softmax_k(Q[j,:])[k] / 2 + g[k] softmax_j(Q[:,k])[j] / 2 - [j = k] g[j]
 //   M[j,k]  = s dQ[j,k] r(C_j) r(T_k)                   the gradient of <C_j, T_k>
-//   dC_j    = sum_k M[j,k] T_k - (sum_k s dQ[j,k] cos[j,k]) r(C_j)^2 C_j
-//   dA      = dC V', and through the weights dS
-//   dT_k    = sum_p (M' A + dS)[k,p] V_p - (sum_j s dQ[j,k] cos[j,k]) r(T_k)^2 T_k
-//   dV      = A' dC + dS' T
+//   e_j     = r(C_j)^2 sum_k s dQ[j,k] cos[j,k]         dC = M T - diag(e) C
+//   f_k     = r(T_k)^2 sum_j s dQ[j,k] cos[j,k]
+//   dA      = dC V' = M S - diag(e) C V'                and through the weights dS
+//   W       = M' A + dS
+//   dT      = W V - diag(f) T
+//   dV      = A' dC + dS' T = W' T - A' diag(e) C
 //
-// Padding is never read. Between the passes only S, cos and vectors of one number per token are kept, C
-// is computed again; each thread owns a workspace for one sample. Nothing is added up across threads, so
-// results do not depend on how samples are shared out.
+// Padding is never read. Between the passes S, C, cos and vectors of one number per token are kept; each
+// thread owns a workspace for one sample. Nothing is added up across threads, so results do not depend on
+// how samples are shared out.
 
 #include "border.h"
 #include "gemm.h"
@@ -82,6 +84,7 @@ struct ValidTokens {
 // What the backward pass needs beyond the inputs; flat arrays in the order of ValidTokens.
 struct Saved {
   Tensor similarity;     // S, [tokens, P]
+  Tensor grouped;        // C, [tokens, D]
   Tensor cosine;         // [sum of n^2]
   Tensor row_logsumexp;  // of Q along k, [tokens]
   Tensor column_logsumexp;
@@ -89,9 +92,10 @@ struct Saved {
   Tensor inverse_grouped_norm;
 
   Saved() = default;
-  Saved(const ValidTokens& valid, int64_t patches, at::TensorOptions kind) {
+  Saved(const ValidTokens& valid, int64_t patches, int64_t width, at::TensorOptions kind) {
     const int64_t tokens = valid.start.back();
     similarity = at::empty({tokens, patches}, kind);
+    grouped = at::empty({tokens, width}, kind);
     cosine = at::empty({valid.pair_start.back()}, kind);
     for (Tensor* vector : {&row_logsumexp, &column_logsumexp, &inverse_token_norm, &inverse_grouped_norm}) {
       *vector = at::empty({tokens}, kind);
@@ -103,6 +107,11 @@ template <typename T>
 T inverse_norm(const T* x, int64_t count) {
   const T squared = dot(x, x, count);
   return squared <= T(kZeroSquaredNorm) ? T(0) : T(1) / std::sqrt(squared);
+}
+
+template <typename T>
+void scale_row(T factor, T* row, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) row[i] *= factor;
 }
 
 // The inputs of both passes.
@@ -135,13 +144,13 @@ void forward(const Problem<T>& problem, const Saved& saved, T* losses, bool* cor
   const int64_t P = patches.count, D = patches.width, longest = valid.longest;
   const bool keep = saved.similarity.defined();
   at::parallel_for(0, problem.batch(), 1, [&](int64_t begin, int64_t end) {
-    T *own_s, *own_cosine, *own_vectors, *token, *weights, *grouped, *wide, *column_max, *column_sum;
+    T *own_s, *own_grouped, *own_cosine, *own_vectors, *token, *weights, *wide, *column_max, *column_sum;
     Workspace<T> workspace{{&own_s, keep ? 0 : longest * P},
+                           {&own_grouped, keep ? 0 : longest * D},
                            {&own_cosine, keep ? 0 : longest * longest},
                            {&own_vectors, keep ? 0 : 4 * longest},
                            {&token, longest * D},
                            {&weights, longest * P},
-                           {&grouped, longest * D},
                            {&wide, patches.is<T>() ? 0 : P * D},
                            {&column_max, longest},
                            {&column_sum, longest}};
@@ -152,6 +161,7 @@ void forward(const Problem<T>& problem, const Saved& saved, T* losses, bool* cor
         return keep ? from.mutable_data_ptr<T>() + offset : own;
       };
       T* s = piece(saved.similarity, start * P, own_s);
+      T* grouped = piece(saved.grouped, start * D, own_grouped);
       T* cosine = piece(saved.cosine, valid.pair_start[b], own_cosine);
       T* row_logsumexp = piece(saved.row_logsumexp, start, own_vectors);
       T* column_logsumexp = piece(saved.column_logsumexp, start, own_vectors + longest);
@@ -167,7 +177,11 @@ void forward(const Problem<T>& problem, const Saved& saved, T* losses, bool* cor
         kept_l[position[i]] = static_cast<float>(WeightRow<T>().fill(options, s + i * P, P, weights + i * P));
       }
       gemm(false, false, n, D, P, weights, P, v, v_stride, false, grouped, D);
-      gemm(false, true, n, n, D, grouped, D, token, D, false, cosine, n);
+      if (options.weights != Weights::none) {
+        gemm(false, true, n, n, P, weights, P, s, P, false, cosine, n);  // C T' = A (T V')', of shorter rows
+      } else {
+        gemm(false, true, n, n, D, grouped, D, token, D, false, cosine, n);
+      }
       for (int64_t i = 0; i < n; ++i) {
         token_norm[i] = inverse_norm(token + i * D, D);
         grouped_norm[i] = inverse_norm(grouped + i * D, D);
@@ -220,15 +234,14 @@ double backward(const Problem<T>& problem, const Saved& saved, const T* grad_los
   const bool through_weights = options.gradient_through_weights() && (grad_patches || grad_tokens);
   std::vector<double> grad_scale(problem.batch(), 0.0);
   at::parallel_for(0, problem.batch(), 1, [&](int64_t begin, int64_t end) {
-    // The second halves hold dS and T, so that dV = [A; dS]' [dC; T] is one product.
-    T *weights, *vectors, *grouped, *pairs, *mixed, *row_total, *column_total, *wide, *narrow;
+    // Both hold two matrices: dV = [W; -diag(e) A]' [T; C] is one product.
+    T *weights, *vectors, *pairs, *row_total, *column_total, *grad_token, *wide, *narrow;
     Workspace<T> workspace{{&weights, 2 * longest * P},
                            {&vectors, 2 * longest * D},
-                           {&grouped, longest * D},
                            {&pairs, longest * longest},
-                           {&mixed, longest * P},
                            {&row_total, longest},
                            {&column_total, longest},
+                           {&grad_token, grad_tokens == nullptr ? 0 : longest * D},
                            {&wide, patches.is<T>() ? 0 : P * D},
                            {&narrow, grad_patches == nullptr || grad_patches->is<T>() ? 0 : P * D}};
     std::vector<WeightRow<T>> rows(longest);
@@ -261,43 +274,40 @@ double backward(const Problem<T>& problem, const Saved& saved, const T* grad_los
           column_total[k] += dq * cos;
           pairs[j * n + k] = dq * grouped_norm[j] * token_norm[k];
         }
-        row_total[j] = row;
+        row_total[j] = row * grouped_norm[j] * grouped_norm[j];
       }
+      for (int64_t k = 0; k < n; ++k) column_total[k] *= token_norm[k] * token_norm[k];
       if (!grad_patches && !grad_tokens) continue;
 
-      T* token = vectors + n * D;
-      T* grad_s = weights + n * P;
+      T *mixed = weights, *aligned = weights + n * P;  // W (before that dA and dS) and A
+      T *token = vectors, *grouped = vectors + n * D;
       problem.gather(b, token);
+      const T* kept_grouped = saved.grouped.const_data_ptr<T>() + start * D;
+      std::copy(kept_grouped, kept_grouped + n * D, grouped);
       const auto [v, v_stride] = patches.matrix(b, wide);
       for (int64_t i = 0; i < n; ++i) {
         rows[i] = WeightRow<T>();
-        rows[i].fill(options, s + i * P, P, weights + i * P);
-      }
-      if (grad_patches || through_weights) {
-        gemm(false, false, n, D, P, weights, P, v, v_stride, false, grouped, D);
-        gemm(false, false, n, D, n, pairs, n, token, D, false, vectors, D);
-        for (int64_t j = 0; j < n; ++j) {
-          const T factor = row_total[j] * grouped_norm[j] * grouped_norm[j];
-          for (int64_t d = 0; d < D; ++d) vectors[j * D + d] -= factor * grouped[j * D + d];
-        }
+        rows[i].fill(options, s + i * P, P, aligned + i * P);
       }
       if (through_weights) {
-        gemm(false, true, n, P, D, vectors, D, v, v_stride, false, grad_s, P);
-        for (int64_t i = 0; i < n; ++i) rows[i].backward(options, s + i * P, weights + i * P, P, grad_s + i * P);
+        gemm(false, true, n, P, D, grouped, D, v, v_stride, false, mixed, P);
+        for (int64_t j = 0; j < n; ++j) scale_row(-row_total[j], mixed + j * P, P);
+        gemm(false, false, n, P, n, pairs, n, s, P, true, mixed, P);
+        for (int64_t i = 0; i < n; ++i) rows[i].backward(options, s + i * P, aligned + i * P, P, mixed + i * P);
       }
+      gemm(true, false, n, P, n, pairs, n, aligned, P, through_weights, mixed, P);
       if (grad_tokens) {
-        if (through_weights) std::copy(grad_s, grad_s + n * P, mixed);
-        gemm(true, false, n, P, n, pairs, n, weights, P, through_weights, mixed, P);
-        gemm(false, false, n, D, P, mixed, P, v, v_stride, false, grouped, D);
+        gemm(false, false, n, D, P, mixed, P, v, v_stride, false, grad_token, D);
         for (int64_t k = 0; k < n; ++k) {
-          const T factor = column_total[k] * token_norm[k] * token_norm[k];
-          for (int64_t d = 0; d < D; ++d) grouped[k * D + d] -= factor * token[k * D + d];
-          grad_tokens->write(b, position[k], grouped + k * D);
+          T* row = grad_token + k * D;
+          for (int64_t d = 0; d < D; ++d) row[d] -= column_total[k] * token[k * D + d];
+          grad_tokens->write(b, position[k], row);
         }
       }
       if (grad_patches) {
+        for (int64_t j = 0; j < n; ++j) scale_row(-row_total[j], aligned + j * P, P);
         const auto [grad_v, grad_v_stride] = grad_patches->matrix_to_fill(b, narrow);
-        gemm(true, false, P, D, through_weights ? 2 * n : n, weights, P, vectors, D, false, grad_v, grad_v_stride);
+        gemm(true, false, P, D, 2 * n, weights, P, vectors, D, false, grad_v, grad_v_stride);
         if (grad_v == narrow) grad_patches->write_matrix(b, narrow);
       }
     }
@@ -377,7 +387,7 @@ char* sparc_sparc_local(const Tensor* patches, const Tensor* tokens, const Tenso
         loss = at::zeros(mask_bl.sizes(), kind);
         correct = at::zeros(mask_bl.sizes(), at::kBool);
         kept = at::zeros(mask_bl.sizes(), at::kFloat);
-        if (differentiated) saved = Saved(valid, patch_rows.count, kind);
+        if (differentiated) saved = Saved(valid, patch_rows.count, patch_rows.width, kind);
         const Problem<T> problem{options,    valid, patch_rows, token_rows, tokens->size(1),
                                  scale->to(at::kDouble).item<double>()};
         forward(problem, saved, loss.mutable_data_ptr<T>(), correct.mutable_data_ptr<bool>(),

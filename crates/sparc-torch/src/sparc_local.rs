@@ -23,8 +23,8 @@ pub enum SparcLocalWeights {
 /// is the mean of its two cross-entropies among the logits s ⟨c/|c|, t/|t|⟩ of the caption.
 ///
 /// The C++ (`cpp/sparc_local.cpp`) runs samples in parallel on LibTorch's threads, works on valid tokens
-/// alone and keeps S between the passes instead of a graph; its results do not depend on how the samples
-/// are shared out.
+/// alone and keeps S and c between the passes instead of a graph; its results do not depend on how the
+/// samples are shared out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SparcLocal {
     /// How similarities become weights.

@@ -53,14 +53,96 @@ def sparc_local_case(batch, length, patches, width, lengths):
     return leaves, lambda: sparc_local(patches_bpd, tokens_bld, mask, scale)
 
 
-# Every token valid, and captions of 10 to 25 tokens as they are common in web data.
+def symmetric_cross_entropy(rows, columns=None):
+    """CE of a score matrix along its rows, and along its columns (or the rows of another matrix)."""
+    labels = torch.arange(rows.shape[0])
+    return F.cross_entropy(rows, labels) + F.cross_entropy(rows.t() if columns is None else columns, labels)
+
+
+def clip(image, text, scale):
+    """As open_clip's ClipLoss in one process: both matrices of logits are products."""
+    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+    return 0.5 * symmetric_cross_entropy(scale * image @ text.t(), scale * text @ image.t())
+
+
+def siglip(image, text, scale, bias):
+    """As open_clip's SigLipLoss in one process."""
+    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+    logits = scale * image @ text.t() + bias
+    labels = 2 * torch.eye(len(image)) - 1
+    return -F.logsigmoid(labels * logits).sum() / len(image)
+
+
+def filip(patches, tokens, mask, scale):
+    """Yao et al. 2022, equations 3-5, by one einsum over all pairs."""
+    patches, tokens = F.normalize(patches, dim=-1), F.normalize(tokens, dim=-1)
+    similarity = torch.einsum("ipd,jld->ijpl", patches, tokens)
+    over_words = similarity.masked_fill(~mask[None, :, None, :], -1e9).max(-1).values.mean(-1)
+    over_patches = (similarity.max(2).values * mask).sum(-1) / mask.sum(-1)
+    return 0.5 * symmetric_cross_entropy(scale * over_words, scale * over_patches.t())
+
+
+def pacl(patches, text, scale):
+    """Mukhoti et al. 2023: the patches of every image pooled for every text."""
+    text = F.normalize(text, dim=-1)
+    weights = torch.einsum("ipd,jd->ijp", F.normalize(patches, dim=-1), text).softmax(-1)
+    pooled = F.normalize(torch.einsum("ijp,ipd->ijd", weights, patches), dim=-1)
+    return 0.5 * symmetric_cross_entropy(scale * torch.einsum("ijd,jd->ij", pooled, text))
+
+
+def gloria_local(patches, tokens, mask, attention_scale, word_scale, scale):
+    """Huang et al. 2021 with SPARC's division by the root of the width; contexts of all words in all images."""
+    similarity = torch.einsum("jld,ipd->ijlp", tokens, patches) / patches.shape[-1] ** 0.5
+    contexts = torch.einsum("ijlp,ipd->ijld", (attention_scale * similarity).softmax(-1), patches)
+    cosine = F.cosine_similarity(contexts, tokens[None], dim=-1)
+    scores = (word_scale * cosine).masked_fill(~mask[None], -1e9).logsumexp(-1)
+    return symmetric_cross_entropy(scale * scores)
+
+
+def leaves_of(*shapes):
+    """Standard normal leaves with gradients to add to, as in every step of a training but the first."""
+    leaves = [torch.randn(shape) for shape in shapes]
+    for leaf in leaves:
+        leaf.requires_grad_()
+        leaf.grad = torch.zeros_like(leaf)
+    return leaves
+
+
+def pooled_case(loss, scalars):
+    def case(batch, _length, _patches, width, _lengths):
+        leaves = leaves_of((batch, width), (batch, width), *[()] * scalars)
+        return leaves, lambda: loss(*leaves)
+
+    return case
+
+
+def tokens_case(loss, scalars):
+    def case(batch, length, patches, width, _lengths):
+        leaves = leaves_of((batch, patches, width), (batch, length, width), *[()] * scalars)
+        mask = torch.ones(batch, length, dtype=torch.bool)
+        return leaves, lambda: loss(*leaves[:2], mask, *leaves[2:])
+
+    return case
+
+
+def pacl_case(batch, _length, patches, width, _lengths):
+    leaves = leaves_of((batch, patches, width), (batch, width), ())
+    return leaves, lambda: pacl(*leaves)
+
+
+def cases(name, case, batches, lengths=None):
+    return {f"{name}_b{b}": (case, (b, 55, 196, 512), lengths) for b in batches}
+
+
 CASES = {
-    f"{name}_b{b}": (case, (b, 55, 196, 512), lengths)
-    for b in (16, 32, 64)
-    for name, case, lengths in [
-        ("sparc_local", sparc_local_case, lambda i: 55),
-        ("sparc_local_mixed", sparc_local_case, lambda i: 10 + 7 * i % 16),
-    ]
+    **cases("clip", pooled_case(clip, 1), (1024, 2048, 4096)),
+    **cases("siglip", pooled_case(siglip, 2), (1024, 2048, 4096)),
+    **cases("filip", tokens_case(filip, 1), (32, 64, 128)),
+    **cases("pacl", pacl_case, (64, 128, 256)),
+    **cases("gloria_local", tokens_case(gloria_local, 3), (16, 32, 64)),
+    # Every token valid, and captions of 10 to 25 tokens as they are common in web data.
+    **cases("sparc_local", sparc_local_case, (16, 32, 64), lambda i: 55),
+    **cases("sparc_local_mixed", sparc_local_case, (16, 32, 64), lambda i: 10 + 7 * i % 16),
 }
 
 

@@ -31,9 +31,12 @@ struct CustomGradientBackward : torch::autograd::Node {
     TORCH_CHECK(!released, "backward ran through a custom_gradient a second time: retain the graph the first time");
     variable_list result(gradients.size());
     if (!outer[0].defined()) return result;
+    // A loss that is not weighed passes 1 down: no copy of the gradients then. Elsewhere than on the CPU asking
+    // for the number would wait for the device.
+    const bool is_one = outer[0].device().is_cpu() && outer[0].item<double>() == 1.0;
     for (size_t i = 0; i < gradients.size(); ++i) {
       if (gradients[i].has_value() && task_should_compute_output(i)) {
-        result[i] = gradients[i]->mul(outer[0].to(gradients[i]->scalar_type()));
+        result[i] = is_one ? *gradients[i] : gradients[i]->mul(outer[0].to(gradients[i]->scalar_type()));
       }
     }
     return result;

@@ -1,5 +1,5 @@
-// FILIP's token-wise maximum similarity of every image with every text, and its gradient from the positions
-// of the maxima alone.
+// FILIP's token-wise maximum cosine of every image with every text, and its gradient from the positions of
+// the maxima alone. Vectors are normalised here: no unit copy of the patches is ever held.
 
 #include "border.h"
 #include "gemm.h"
@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -43,11 +44,47 @@ SPARC_WIDE void keep_best(const double* row, int64_t count, int32_t patch, doubl
     where[w] = better ? patch : where[w];
   }
 }
+SPARC_WIDE void scale(float* row, const float* by, float factor, int64_t count) {
+  for (int64_t w = 0; w < count; ++w) row[w] *= factor * by[w];
+}
+SPARC_WIDE void scale(double* row, const double* by, double factor, int64_t count) {
+  for (int64_t w = 0; w < count; ++w) row[w] *= factor * by[w];
+}
 SPARC_WIDE void add_scaled(float* to, const float* from, float factor, int64_t width) {
   for (int64_t d = 0; d < width; ++d) to[d] += factor * from[d];
 }
 SPARC_WIDE void add_scaled(double* to, const double* from, double factor, int64_t width) {
   for (int64_t d = 0; d < width; ++d) to[d] += factor * from[d];
+}
+
+// One over the length of every row; 0 for a vector too short to have a direction.
+template <typename T>
+std::vector<T> inverse_norms(const T* rows, int64_t count, int64_t width) {
+  constexpr double kShortest = 1e-12;
+  std::vector<T> result(count);
+  at::parallel_for(0, count, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      double squared = 0;
+      for (int64_t d = 0; d < width; ++d) squared += static_cast<double>(rows[i * width + d]) * rows[i * width + d];
+      result[i] = squared <= kShortest * kShortest ? T(0) : static_cast<T>(1 / std::sqrt(squared));
+    }
+  });
+  return result;
+}
+
+// From the gradient of unit rows to that of the rows themselves: what changes only their length is dropped.
+template <typename T>
+void through_normalization(T* gradients, const T* rows, const std::vector<T>& inverse, int64_t width) {
+  at::parallel_for(0, static_cast<int64_t>(inverse.size()), 256, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      T* gradient = gradients + i * width;
+      const T* row = rows + i * width;
+      double along = 0;
+      for (int64_t d = 0; d < width; ++d) along += static_cast<double>(gradient[d]) * row[d];
+      const T factor = static_cast<T>(along * inverse[i] * inverse[i]);
+      for (int64_t d = 0; d < width; ++d) gradient[d] = inverse[i] * (gradient[d] - factor * row[d]);
+    }
+  });
 }
 
 void check_arguments(const Tensor& patches, const Tensor& words, const Tensor& starts) {
@@ -73,6 +110,8 @@ void forward(const Tensor& patches, const Tensor& words, const int64_t* start, i
   const int64_t width = words.size(1);
   const T* v = patches.const_data_ptr<T>();
   const T* t = words.const_data_ptr<T>();
+  const std::vector<T> v_inverse = inverse_norms(v, n_images * n_patches, width);
+  const std::vector<T> t_inverse = inverse_norms(t, n_words, width);
   at::parallel_for(0, n_images, 1, [&](int64_t begin, int64_t end) {
     int64_t capacity = kWordsAtOnce;
     for (int64_t c = 0; c < n_texts; ++c) capacity = std::max(capacity, start[c + 1] - start[c]);
@@ -90,11 +129,12 @@ void forward(const Tensor& patches, const Tensor& words, const int64_t* start, i
         if (count > 0) {
           sparc::gemm(false, true, n_patches, count, width, image, width, t + offset * width, width,
                       /*accumulate=*/false, sim.data(), count);
-          const T* row = sim.data();
+          T* row = sim.data();
           std::fill_n(best.begin(), count, -std::numeric_limits<T>::infinity());
           std::fill_n(to_patch + offset, count, 0);
           std::fill_n(patch_mean + first, last - first, T(0));
           for (int64_t p = 0; p < n_patches; ++p, row += count) {
+            scale(row, t_inverse.data() + offset, v_inverse[i * n_patches + p], count);
             keep_best(row, count, static_cast<int32_t>(p), best.data(), to_patch + offset);
             for (int64_t c = first; c < last; ++c) {
               if (start[c] == start[c + 1]) continue;
@@ -153,6 +193,8 @@ void backward(const Tensor& patches, const Tensor& words, const int64_t* start, 
   T* dt = d_words.mutable_data_ptr<T>();
   const int32_t* to_word = best_word.const_data_ptr<int32_t>();
   const int32_t* to_patch = best_patch.const_data_ptr<int32_t>();
+  const std::vector<T> v_inverse = inverse_norms(v, n_images * n_patches, width);
+  const std::vector<T> t_inverse = inverse_norms(t, n_words, width);
   auto maxima = [&](int64_t i, int64_t c, auto&& pair) {
     each_maximum(i, c, n_patches, n_words, n_texts, start, patch_gradient, word_gradient, to_word, to_patch, pair);
   };
@@ -161,7 +203,7 @@ void backward(const Tensor& patches, const Tensor& words, const int64_t* start, 
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t c = 0; c < n_texts; ++c) {
         maxima(i, c, [&](int64_t p, int64_t w, T factor) {
-          add_scaled(dv + (i * n_patches + p) * width, t + w * width, factor, width);
+          add_scaled(dv + (i * n_patches + p) * width, t + w * width, factor * t_inverse[w], width);
         });
       }
     }
@@ -170,11 +212,14 @@ void backward(const Tensor& patches, const Tensor& words, const int64_t* start, 
     for (int64_t c = begin; c < end; ++c) {
       for (int64_t i = 0; i < n_images; ++i) {
         maxima(i, c, [&](int64_t p, int64_t w, T factor) {
-          add_scaled(dt + w * width, v + (i * n_patches + p) * width, factor, width);
+          const int64_t row = i * n_patches + p;
+          add_scaled(dt + w * width, v + row * width, factor * v_inverse[row], width);
         });
       }
     }
   });
+  through_normalization(dv, v, v_inverse, width);
+  through_normalization(dt, t, t_inverse, width);
 }
 
 }  // namespace

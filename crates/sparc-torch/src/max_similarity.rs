@@ -1,4 +1,4 @@
-//! Token-wise maximum similarities of all images with all texts, and their gradient.
+//! Token-wise maximum cosines of all images with all texts, and their gradient.
 #![expect(unsafe_code, reason = "calls into the C++ bridge")]
 
 use std::ptr;
@@ -10,8 +10,9 @@ use crate::bridge::{Error, RawTensor, check, sparc_max_similarity, sparc_max_sim
 /// For A images and C texts, the mean over patches of the largest similarity with a word of the text, the
 /// mean over words of the largest similarity with a patch of the image, and where the maxima lie.
 ///
-/// Similarities are inner products. They are computed for one image and some texts at a time; what is
-/// kept are positions, 4·A·(C·P + W) bytes for W words in all. At a tie the first maximum counts.
+/// Similarities are cosines, of vectors as they are: no unit copy of them is made, and a zero vector has
+/// cosine 0 with everything. They are computed for one image and some texts at a time; what is kept are
+/// positions, 4·A·(C·P + W) bytes for W words in all. At a tie the first maximum counts.
 #[derive(Debug)]
 pub struct MaxSimilarity {
     patches_apd: Tensor,
@@ -112,19 +113,30 @@ mod tests {
 
     #[test]
     fn maxima_and_their_gradients_by_hand() {
-        let patches = Tensor::from_slice(&[1.0f64, 0.0, 0.0, 2.0, -1.0, -1.0]).view([1, 3, 2]);
-        let words = Tensor::from_slice(&[1.0f64, 1.0, 3.0, 0.0, 0.0, -1.0]).view([3, 2]);
-        // Similarities with words 0, 1 | 2: (1, 3 | 0), (2, 0 | −2), (−2, −3 | 1). The second text is empty.
+        let patches = Tensor::from_slice(&[2.0f64, 0.0, 0.0, 4.0, -1.0, 0.0]).view([1, 3, 2]);
+        let words = Tensor::from_slice(&[1.0f64, 0.0, 0.0, 4.0, -2.0, 0.0]).view([3, 2]);
+        // Cosines with words 0, 1 | 2: (1, 0 | −1), (0, 1 | 0), (−1, 0 | 1). The second text is empty.
         let similarity = MaxSimilarity::new(&patches, &words, &[0, 2, 2, 3]).unwrap();
-        assert_eq!(values(&similarity.over_patches_ac), [(3.0 + 2.0 - 2.0) / 3.0, 0.0, (0.0 - 2.0 + 1.0) / 3.0]);
-        assert_eq!(values(&similarity.over_words_ac), [(2.0 + 3.0) / 2.0, 0.0, 1.0]);
+        assert_eq!(values(&similarity.over_patches_ac), [2.0 / 3.0, 0.0, 0.0]);
+        assert_eq!(values(&similarity.over_words_ac), [1.0, 0.0, 1.0]);
+        // Only patch 2 and word 1, at a right angle, gain from turning.
         let gradient = Tensor::from_slice(&[3.0f64, 100.0, 0.0]).view([1, 3]);
         let (patches_gradient, words_gradient) = similarity.backward(Some(&gradient), None).unwrap();
-        assert_eq!(values(&patches_gradient), [3.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
-        assert_eq!(values(&words_gradient), [-1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(values(&patches_gradient), [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(values(&words_gradient), [0.0, 0.0, -0.25, 0.0, 0.0, 0.0]);
         let (patches_gradient, words_gradient) = similarity.backward(None, Some(&gradient)).unwrap();
-        assert_eq!(values(&patches_gradient), [4.5, 0.0, 1.5, 1.5, 0.0, 0.0]);
-        assert_eq!(values(&words_gradient), [0.0, 3.0, 1.5, 0.0, 0.0, 0.0]);
+        assert_eq!((values(&patches_gradient), values(&words_gradient)), (vec![0.0; 6], vec![0.0; 6]));
+    }
+
+    #[test]
+    fn zero_vectors_have_no_direction_and_no_gradient() {
+        let zeros = Tensor::zeros([1, 2, 3], (Kind::Double, Device::Cpu));
+        let words = Tensor::from_slice(&[1.0f64, 2.0, 2.0]).view([1, 3]);
+        let similarity = MaxSimilarity::new(&zeros, &words, &[0, 1]).unwrap();
+        assert_eq!(values(&similarity.over_patches_ac), [0.0]);
+        let one = Tensor::ones([1, 1], (Kind::Double, Device::Cpu));
+        let (patches_gradient, words_gradient) = similarity.backward(Some(&one), Some(&one)).unwrap();
+        assert_eq!((values(&patches_gradient), values(&words_gradient)), (vec![0.0; 6], vec![0.0; 3]));
     }
 
     #[test]

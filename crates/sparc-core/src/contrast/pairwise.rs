@@ -23,11 +23,14 @@ pub(crate) struct Pairs<'a> {
     pub row_offset: i64,
     /// How many images and texts make a block.
     pub block: (i64, i64),
+    /// What the cross-entropies are multiplied by: here, and not outside, so that gradients are scaled while
+    /// they are small.
+    pub weight: f64,
 }
 
 /// The value of a symmetric contrast, with the accuracies inside the batch.
 pub(crate) struct Contrast {
-    /// CE over texts of the local images + CE over images of the local texts.
+    /// Weight × (CE over texts of the local images + CE over images of the local texts).
     pub value: Tensor,
     pub image_to_text_accuracy: Tensor,
     pub text_to_image_accuracy: Tensor,
@@ -103,7 +106,7 @@ impl Sides {
     }
 
     fn scores<'a>(&'a self, pairs: &Pairs, score: &'a Score<'a>) -> Scores<'a> {
-        Scores { sides: self, block: pairs.block, score }
+        Scores { sides: self, block: pairs.block, weight: pairs.weight, score }
     }
 }
 
@@ -117,6 +120,7 @@ struct Directions {
 struct Scores<'a> {
     sides: &'a Sides,
     block: (i64, i64),
+    weight: f64,
     score: &'a Score<'a>,
 }
 
@@ -200,6 +204,7 @@ impl Scores<'_> {
         }
         let scores_ac = Tensor::cat(&rows, 0).set_requires_grad(wanted);
         let (value, accuracies) = cross_entropies(&scores_ac, directions);
+        let value = value * self.weight;
         if !wanted {
             return Scored { value, accuracies, gradients: None };
         }

@@ -85,7 +85,7 @@ pub fn filip_loss(inputs: &FilipInputs) -> LossTerms {
 const SIMILARITIES_AT_ONCE: i64 = 1 << 22;
 
 fn by_maxima(inputs: &FilipInputs) -> LossTerms {
-    let patches = Rows::map(inputs.patches, |patches| l2_normalize(&at_least_f32(patches)));
+    let patches = Rows::map(inputs.patches, at_least_f32);
     let words = Rows::map_both(inputs.tokens, inputs.mask, |tokens, mask| words_of(&at_least_f32(tokens), mask));
     let scale = inputs.logit_scale.to_kind(patches.local.kind());
     let (offset, b) = (inputs.row_offset, inputs.patches.local.size()[0]);
@@ -115,13 +115,13 @@ fn by_maxima(inputs: &FilipInputs) -> LossTerms {
         accuracies.extend(more);
         (over_texts + over_images, accuracies)
     };
-    LossTerms::new(vec![LossTerm { name: "alignment".into(), value: value * 0.5, weight: 1.0 }], accuracies)
+    LossTerms::new(vec![LossTerm { name: "alignment".into(), value, weight: 1.0 }], accuracies)
 }
 
-/// Unit vectors of the valid tokens of all texts, one after the other, `[W, D]`.
+/// The valid tokens of all texts, one after the other, `[W, D]`.
 fn words_of(tokens_cld: &Tensor, mask_cl: &Tensor) -> Tensor {
     let valid_w = mask_cl.view([-1]).nonzero().squeeze_dim(1);
-    l2_normalize(&tokens_cld.reshape([-1, tokens_cld.size()[2]]).index_select(0, &valid_w))
+    tokens_cld.reshape([-1, tokens_cld.size()[2]]).index_select(0, &valid_w)
 }
 
 /// Where each text's words begin, and their number at the end.
@@ -146,7 +146,7 @@ struct Maxima<'a> {
 }
 
 impl Maxima<'_> {
-    /// CE(s I) over texts and CE(s T) over images, as asked for, added.
+    /// ½ CE(s I) over texts and ½ CE(s T) over images, as asked for, added.
     fn contrast(&self, over_texts: bool, over_images: bool) -> (Tensor, Vec<(&'static str, Tensor)>) {
         let wanted = wants_gradient([self.patches, self.words, self.scale]);
         let similarity = MaxSimilarity::new(self.patches, self.words, &self.starts).expect("shapes were checked");
@@ -161,7 +161,7 @@ impl Maxima<'_> {
         ] {
             if asked {
                 accuracies.push((name, logits.detach().argmax(1, false).eq_tensor(self.labels).mean(Kind::Float)));
-                let loss = logits.cross_entropy_loss::<Tensor>(self.labels, None, Reduction::Mean, -100, 0.0);
+                let loss = logits.cross_entropy_loss::<Tensor>(self.labels, None, Reduction::Mean, -100, 0.0) * 0.5;
                 value = Some(value.map_or_else(|| loss.shallow_clone(), |value| value + &loss));
             }
         }
@@ -192,6 +192,7 @@ fn by_blocks(inputs: &FilipInputs, block: (i64, i64)) -> LossTerms {
         parameters: &[&scale],
         row_offset: inputs.row_offset,
         block,
+        weight: 0.5,
     };
     let contrast = pairwise::contrast_each(
         &pairs,
@@ -199,7 +200,7 @@ fn by_blocks(inputs: &FilipInputs, block: (i64, i64)) -> LossTerms {
         &|images, texts, scale| mean_over_words(&similarities(&images[0], &texts[0]), &texts[1]) * &scale[0],
     );
     LossTerms::new(
-        vec![LossTerm { name: "alignment".into(), value: contrast.value * 0.5, weight: 1.0 }],
+        vec![LossTerm { name: "alignment".into(), value: contrast.value, weight: 1.0 }],
         vec![
             ("image_to_text_accuracy", contrast.image_to_text_accuracy),
             ("text_to_image_accuracy", contrast.text_to_image_accuracy),
@@ -241,12 +242,13 @@ fn over_words(sim_apcl: &Tensor, mask_cl: &Tensor) -> Tensor {
 ///
 /// If shapes disagree.
 pub fn scores(patches_apd: &Tensor, tokens_cld: &Tensor, mask_cl: &Tensor) -> (Tensor, Tensor) {
-    let patches_apd = l2_normalize(&at_least_f32(patches_apd));
+    let patches_apd = at_least_f32(patches_apd);
     if MaxSimilarity::takes(&patches_apd) {
         let words_wd = words_of(&at_least_f32(tokens_cld), mask_cl);
         let similarity = MaxSimilarity::new(&patches_apd, &words_wd, &starts(mask_cl)).expect("shapes agree");
         return (similarity.over_patches_ac, similarity.over_words_ac);
     }
+    let patches_apd = l2_normalize(&patches_apd);
     let tokens_cld = l2_normalize(&without_padding(&at_least_f32(tokens_cld), mask_cl));
     let (a, p, _) = patches_apd.size3().expect("patches are [A, P, D]");
     let (c, l) = mask_cl.size2().expect("the mask is [C, L]");

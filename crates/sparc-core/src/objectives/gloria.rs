@@ -160,25 +160,25 @@ fn gloria_in_blocks(inputs: &GloriaInputs, config: &GloriaConfig, block: (i64, i
 
 fn local_contrast(inputs: &GloriaInputs, config: &GloriaConfig, block: (i64, i64)) -> pairwise::Contrast {
     let patches = Rows::map(inputs.patches, at_least_f32);
-    let grams = Rows::map(patches.gathered(), |patches_bpd| patches_bpd.matmul(&patches_bpd.transpose(1, 2)));
     let tokens = Rows::map_both(inputs.tokens, inputs.mask, |tokens_bld, mask_bl| {
         without_padding(&at_least_f32(tokens_bld), mask_bl)
     });
     let kind = patches.local.kind();
     let scales = [inputs.attention_scale, inputs.word_scale, inputs.logit_scale].map(|scale| scale.to_kind(kind));
     let pairs = Pairs {
-        images: &[patches.gathered(), grams.gathered()],
+        images: &[patches.gathered()],
         texts: &[tokens.gathered(), inputs.mask],
         parameters: &scales.each_ref(),
         row_offset: inputs.row_offset,
         block,
+        weight: 1.0,
     };
     pairwise::contrast(&pairs, &|images, texts, scales| score(images, texts, scales, config))
 }
 
 /// τ₃ Z of all pairs of a block, `[A, C]`.
 fn score(images: &[Tensor], texts: &[Tensor], scales: &[Tensor], config: &GloriaConfig) -> Tensor {
-    let [patches_apd, grams_app] = images else { unreachable!("patches and their Gram matrices") };
+    let patches_apd = &images[0];
     let [tokens_cld, mask_cl] = texts else { unreachable!("tokens and their mask") };
     let [attention_scale, word_scale, logit_scale] = scales else { unreachable!("three scales") };
     let (a, width) = (patches_apd.size()[0], patches_apd.size()[2]);
@@ -197,7 +197,8 @@ fn score(images: &[Tensor], texts: &[Tensor], scales: &[Tensor], config: &Gloria
     let weights_awp = (attended_awp * attention_scale).softmax(-1, None::<Kind>);
     let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
     let along_aw = sum(&weights_awp * &sim_awp);
-    let squared_aw = sum(weights_awp.matmul(grams_app) * &weights_awp);
+    let grams_app = patches_apd.matmul(&patches_apd.transpose(1, 2));
+    let squared_aw = sum(weights_awp.matmul(&grams_app) * &weights_awp);
     let word_squared_w = sum(tokens_cld * tokens_cld).view([1, c * l]);
     let norms_squared_aw = squared_aw * word_squared_w;
     let is_zero = norms_squared_aw.le(NORM_EPS * NORM_EPS);

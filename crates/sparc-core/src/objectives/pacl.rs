@@ -100,30 +100,22 @@ pub fn pacl_loss(inputs: &PaclInputs, config: &PaclConfig) -> LossTerms {
 }
 
 fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -> LossTerms {
-    let raw = Rows::map(inputs.patches, at_least_f32);
-    let unit = Rows::map(raw.gathered(), l2_normalize);
-    let values = match config.pooled_patches {
-        PooledPatches::Raw => raw.gathered(),
-        PooledPatches::Unit => unit.gathered(),
-    };
-    let grams = Rows::map(values, gram);
-    // With ‖v_p‖ beside the unit patches, one product gives both the weights and what is pooled.
-    let norms = Rows::map(values, norms);
+    let patches = Rows::map(inputs.patches, at_least_f32);
     let text = Rows::map(inputs.text, |text| l2_normalize(&at_least_f32(text)));
-    let scale = inputs.logit_scale.to_kind(raw.local.kind());
+    let scale = inputs.logit_scale.to_kind(patches.local.kind());
     let pairs = Pairs {
-        images: &[unit.gathered(), norms.gathered(), grams.gathered()],
+        images: &[patches.gathered()],
         texts: &[text.gathered()],
         parameters: &[&scale],
         row_offset: inputs.row_offset,
         block,
+        weight: 0.5,
     };
     let contrast = pairwise::contrast(&pairs, &|images, texts, scales| {
-        let [unit_apd, norms_ap, grams_app] = images else { unreachable!("patches, norms and Gram matrices") };
-        pooled_cosine(unit_apd, norms_ap, grams_app, &texts[0], config.attention_scale) * &scales[0]
+        pooled_cosine(&images[0], &texts[0], config.attention_scale, config.pooled_patches) * &scales[0]
     });
     LossTerms::new(
-        vec![LossTerm { name: "alignment".into(), value: contrast.value * 0.5, weight: 1.0 }],
+        vec![LossTerm { name: "alignment".into(), value: contrast.value, weight: 1.0 }],
         vec![
             ("image_to_text_accuracy", contrast.image_to_text_accuracy),
             ("text_to_image_accuracy", contrast.text_to_image_accuracy),
@@ -141,42 +133,37 @@ fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -
 ///
 /// If shapes disagree.
 pub fn scores(patches_apd: &Tensor, text_cd: &Tensor, attention_scale: f64, pooled: PooledPatches) -> Tensor {
-    let raw_apd = at_least_f32(patches_apd);
-    let unit_apd = l2_normalize(&raw_apd);
-    let values_apd = match pooled {
-        PooledPatches::Raw => &raw_apd,
-        PooledPatches::Unit => &unit_apd,
-    };
+    let patches_apd = at_least_f32(patches_apd);
     let text_cd = l2_normalize(&at_least_f32(text_cd));
-    let (a, p, _) = raw_apd.size3().expect("patches are [A, P, D]");
-    let rows = |(start, size)| {
-        let part = |tensor: &Tensor| tensor.narrow(0, start, size);
-        let values_apd = part(values_apd);
-        pooled_cosine(&part(&unit_apd), &norms(&values_apd), &gram(&values_apd), &text_cd, attention_scale)
-    };
+    let (a, p, _) = patches_apd.size3().expect("patches are [A, P, D]");
+    let rows = |(start, size)| pooled_cosine(&patches_apd.narrow(0, start, size), &text_cd, attention_scale, pooled);
     Tensor::cat(&chunks(a, WEIGHTS_AT_ONCE / (p * text_cd.size()[0]).max(1)).map(rows).collect::<Vec<_>>(), 0)
 }
 
-fn gram(patches_apd: &Tensor) -> Tensor {
-    patches_apd.matmul(&patches_apd.transpose(1, 2))
-}
-
-/// Lengths of the patches, `[A, P]`; the gradient of a zero vector is 0.
-fn norms(patches_apd: &Tensor) -> Tensor {
-    let squared_ap = (patches_apd * patches_apd).sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
-    let is_zero = squared_ap.le(NORM_EPS * NORM_EPS);
-    squared_ap.masked_fill(&is_zero, 1.0).sqrt().masked_fill(&is_zero, 0.0)
-}
-
-/// φ of all pairs, `[A, C]`.
-fn pooled_cosine(unit_apd: &Tensor, norms_ap: &Tensor, grams_app: &Tensor, text_cd: &Tensor, scale: f64) -> Tensor {
-    let sim_acp = text_cd.matmul(&unit_apd.transpose(1, 2));
-    let weights_acp = (&sim_acp * scale).softmax(-1, None::<Kind>);
+/// φ of a block's pairs, `[A, C]`; texts are unit vectors.
+fn pooled_cosine(patches_apd: &Tensor, text_cd: &Tensor, scale: f64, pooled: PooledPatches) -> Tensor {
+    let inverse_ap1 = inverse_norms(patches_apd);
+    // What is pooled, times the text: ⟨v_p, t⟩. The weights read its cosine.
+    let along_acp = text_cd.matmul(&patches_apd.transpose(1, 2));
+    let cosine_acp = &along_acp * inverse_ap1.transpose(1, 2);
+    let weights_acp = (&cosine_acp * scale).softmax(-1, None::<Kind>);
+    let (along_acp, values_apd) = match pooled {
+        PooledPatches::Raw => (along_acp, patches_apd.shallow_clone()),
+        PooledPatches::Unit => (cosine_acp, patches_apd * &inverse_ap1),
+    };
+    let grams_app = values_apd.matmul(&values_apd.transpose(1, 2));
     let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
-    let along_ac = sum(&weights_acp * sim_acp * norms_ap.unsqueeze(1));
-    let squared_ac = sum(weights_acp.matmul(grams_app) * &weights_acp);
+    let along_ac = sum(&weights_acp * along_acp);
+    let squared_ac = sum(weights_acp.matmul(&grams_app) * &weights_acp);
     let is_zero = squared_ac.le(NORM_EPS * NORM_EPS);
     along_ac.masked_fill(&is_zero, 0.0) / squared_ac.masked_fill(&is_zero, 1.0).sqrt()
+}
+
+/// One over the lengths of the patches, `[A, P, 1]`; 0 for a zero vector, whose gradient is 0 too.
+fn inverse_norms(patches_apd: &Tensor) -> Tensor {
+    let squared_ap1 = (patches_apd * patches_apd).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
+    let is_zero = squared_ap1.le(NORM_EPS * NORM_EPS);
+    squared_ap1.masked_fill(&is_zero, 1.0).rsqrt().masked_fill(&is_zero, 0.0)
 }
 
 /// P, at least 1.

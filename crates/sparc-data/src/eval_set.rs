@@ -7,8 +7,9 @@ use rand_chacha::ChaCha8Rng;
 use sparc_core::{EvalSample, LabelMap, Region};
 use tch::Tensor;
 
+use crate::decode::decode_labels;
 use crate::error::Error;
-use crate::pixels::{decode_labels, normalize};
+use crate::pixels::normalize;
 use crate::prepare::{MIN_VISIBLE, decode_image, read_captions, read_record, valid_regions};
 use crate::shards::{RawSample, ShardSamples};
 use crate::skips::{Skip, SkipCounts, SkipReason};

@@ -4,8 +4,10 @@
 //! tars ([`shards`]) in the project's record format ([`record`]); whatever cannot be read is skipped,
 //! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set.
 
+pub mod decode;
 mod error;
 mod eval_set;
+mod jpeg;
 mod loader;
 pub mod pixels;
 mod prepare;

@@ -1,64 +1,12 @@
-//! Encoded images to RGB pixels, and pixels to network inputs.
-
-use std::io::Cursor;
+//! RGB pixels to network inputs.
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageReader, Limits};
 
 /// CLIP's channel means (Radford et al. 2021, reference code), of pixels in `[0, 1]`.
 pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// CLIP's channel standard deviations.
 pub const IMAGE_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-
-/// Images with more pixels are refused: open_clip's default, against decompression bombs.
-const MAX_PIXELS: u64 = 25_000_000;
-
-/// Decodes a JPEG, PNG or WebP to 8-bit RGB, upright as its EXIF orientation says.
-///
-/// # Errors
-///
-/// What the decoder said, or that the image is empty or too large.
-pub fn decode_rgb(bytes: &[u8]) -> Result<image::RgbImage, String> {
-    Ok(decode(bytes)?.0.into_rgb8())
-}
-
-/// Decodes an 8-bit grey PNG of labels; a palette or colour image is refused, for its pixels would
-/// not be the labels.
-///
-/// # Errors
-///
-/// What the decoder said, or which kind of image it is instead.
-pub fn decode_labels(bytes: &[u8]) -> Result<image::GrayImage, String> {
-    let (decoded, stored) = decode(bytes)?;
-    match decoded {
-        // Images of 1, 2 and 4 bits are decoded to the full range of 8: their values are no labels.
-        DynamicImage::ImageLuma8(labels) if stored == ExtendedColorType::L8 => Ok(labels),
-        _ => Err(format!("labels must be an 8-bit grey image, this one is {stored:?}")),
-    }
-}
-
-/// The upright image, and the colour type that it is stored in.
-fn decode(bytes: &[u8]) -> Result<(DynamicImage, ExtendedColorType), String> {
-    if bytes.is_empty() {
-        return Err("the file is empty (zero bytes)".into());
-    }
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    let mut limits = Limits::default();
-    // Eight bytes a pixel hold 16-bit RGBA, the widest there is.
-    limits.max_alloc = Some(MAX_PIXELS * 8);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(format!("{width}x{height} pixels are outside 1 to {MAX_PIXELS}"));
-    }
-    let stored = decoder.original_color_type();
-    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    image.apply_orientation(orientation);
-    Ok((image, stored))
-}
 
 /// A rectangle of the source image, in its pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,37 +72,9 @@ pub fn normalize(pixels: &[u8]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use image::{ImageFormat, Rgb, RgbImage};
+    use image::{Rgb, RgbImage};
 
     use super::*;
-
-    fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
-        let mut bytes = Cursor::new(Vec::new());
-        image.write_to(&mut bytes, format).unwrap();
-        bytes.into_inner()
-    }
-
-    #[test]
-    fn formats_and_colour_types_become_rgb() {
-        let rgb = RgbImage::from_fn(9, 7, |x, y| Rgb([x as u8 * 20, y as u8 * 30, 90]));
-        let image = DynamicImage::ImageRgb8(rgb.clone());
-        assert_eq!(decode_rgb(&encoded(&image, ImageFormat::Png)).unwrap(), rgb);
-        assert_eq!(decode_rgb(&encoded(&image, ImageFormat::WebP)).unwrap(), rgb);
-        assert_eq!(decode_rgb(&encoded(&image, ImageFormat::Jpeg)).unwrap().dimensions(), (9, 7));
-        for other in [image.to_luma8().into(), DynamicImage::from(image.to_rgba8()), image.to_rgb16().into()] {
-            assert_eq!(decode_rgb(&encoded(&other, ImageFormat::Png)).unwrap().dimensions(), (9, 7));
-        }
-    }
-
-    #[test]
-    fn broken_images_are_errors() {
-        let bytes = encoded(&RgbImage::new(20, 20).into(), ImageFormat::Png);
-        for broken in [&b""[..], b"not an image", &bytes[..40], &bytes[..bytes.len() / 2]] {
-            assert!(decode_rgb(broken).is_err());
-        }
-        assert!(decode_rgb(b"").unwrap_err().contains("zero bytes"));
-        assert!(decode_labels(&bytes).unwrap_err().contains("grey"));
-    }
 
     #[test]
     fn normalisation_is_clips() {

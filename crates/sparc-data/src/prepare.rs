@@ -5,7 +5,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sparc_core::seed;
 
-use crate::pixels::{decode_rgb, normalize};
+use crate::decode::{ImageError, decode_rgb};
+use crate::pixels::normalize;
 use crate::record::{RecordJson, RegionRecord};
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
@@ -141,8 +142,15 @@ pub(crate) fn decode_image(sample: &RawSample) -> Result<image::RgbImage, Skip> 
         .iter()
         .find_map(|&extension| sample.members.get(extension).map(|bytes| (extension, bytes)))
         .ok_or_else(|| sample.skip(SkipReason::NoImage, "no .jpg, .jpeg, .png or .webp member"))?;
-    decode_rgb(bytes)
-        .map_err(|reason| sample.skip(SkipReason::ImageDecode, format!("the .{extension} member: {reason}")))
+    decode_rgb(bytes).map_err(|error| unusable_image(sample, extension, &error))
+}
+
+fn unusable_image(sample: &RawSample, extension: &str, error: &ImageError) -> Skip {
+    let reason = match error {
+        ImageError::Size { .. } => SkipReason::ImageSize,
+        ImageError::Empty | ImageError::NotLabels(_) | ImageError::Broken(_) => SkipReason::ImageDecode,
+    };
+    sample.skip(reason, format!("the .{extension} member: {error}"))
 }
 
 /// Regions with a phrase and a box inside the image; the others are reported.

@@ -8,8 +8,10 @@ use std::fmt;
 pub enum SkipReason {
     /// No `.jpg`, `.jpeg`, `.png` or `.webp` member.
     NoImage,
-    /// The image could not be decoded, is empty or too large.
+    /// The image could not be decoded or is empty.
     ImageDecode,
+    /// The image has no pixels, or more than are decoded.
+    ImageSize,
     /// Neither `.txt` nor `.json` has a caption.
     NoCaption,
     /// The caption is not UTF-8.
@@ -45,6 +47,7 @@ impl fmt::Display for SkipReason {
         f.write_str(match self {
             SkipReason::NoImage => "no_image",
             SkipReason::ImageDecode => "image_decode",
+            SkipReason::ImageSize => "image_size",
             SkipReason::NoCaption => "no_caption",
             SkipReason::CaptionNotUtf8 => "caption_not_utf8",
             SkipReason::BadJson => "bad_json",

@@ -6,7 +6,8 @@ use anyhow::Context;
 use clap::Args;
 use image::RgbImage;
 use rand::SeedableRng;
-use sparc_data::pixels::{decode_rgb, normalize};
+use sparc_data::decode::decode_rgb;
+use sparc_data::pixels::normalize;
 use sparc_data::transform::{Augmentation, Frame};
 use sparc_eval::draw::{AlignmentSheet, TokenHeatmap, alignment_sheet};
 use sparc_train::evaluation::Trained;
@@ -30,9 +31,7 @@ pub struct InspectArguments {
 pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let trained = Trained::load(&arguments.checkpoint)?;
     let bytes = std::fs::read(&arguments.image).with_context(|| arguments.image.display().to_string())?;
-    let image = decode_rgb(&bytes)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("{} cannot be decoded", arguments.image.display()))?;
+    let image = decode_rgb(&bytes).with_context(|| format!("{} cannot be decoded", arguments.image.display()))?;
     let (pixels, input) = network_input(&trained, &image)?;
     let alignment = trained.align(&input, &arguments.text);
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);

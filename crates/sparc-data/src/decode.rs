@@ -223,4 +223,4 @@ pub fn decode_labels(bytes: &[u8]) -> Result<GrayImage, ImageError> {
 
 #[cfg(test)]
 #[path = "decode_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn inks_are_mixed_as_pillow_does() {
-        // Pillow 13: Image.new("CMYK", (1, 1), (10, 128, 255, 40)).convert("RGB") is (207, 107, 0).
+        // Pillow: Image.new("CMYK", (1, 1), (10, 128, 255, 40)).convert("RGB") is (207, 107, 0).
         assert_eq!(inverted_cmyk_to_rgb(&[245, 127, 0, 215]), [207, 107, 0]);
     }
 }

@@ -12,6 +12,7 @@ mod loader;
 pub mod pixels;
 mod prepare;
 pub mod record;
+pub mod resample;
 pub mod shapes;
 pub mod shard_writer;
 pub mod shards;

@@ -1,5 +1,5 @@
 """Makes the JPEGs of this folder and prints what Pillow decodes and resizes, as the tables in
-decode_tests.rs and resample.rs. Only needed to make new ones: pip install pillow==13.0.0 numpy
+decode_tests.rs and resample.rs. Only needed to make new ones: pip install pillow==12.3.0 numpy
 
     python3 crates/sparc-data/src/golden/make.py
 """

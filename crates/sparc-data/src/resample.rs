@@ -1,0 +1,298 @@
+//! Antialiased bicubic resizing with the bytes of Pillow's `Image.resize(…, BICUBIC)`.
+//!
+//! Pillow (`src/libImaging/Resample.c`) resizes rows, then columns, with 8-bit pixels in between and
+//! weights of 22 fractional bits. The filter is Keys' cubic with a = −0.5, stretched by the factor
+//! when the image becomes smaller. Every Pillow up to 12.3 does so; 13.0 takes columns first where that
+//! is less work, which gives other roundings, and which is not followed here.
+
+use image::RgbImage;
+
+/// A rectangle of whole pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelRect {
+    /// Columns before it.
+    pub left: u64,
+    /// Rows before it.
+    pub top: u64,
+    /// Columns.
+    pub width: u64,
+    /// Rows.
+    pub height: u64,
+}
+
+/// What is resized to what.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Resampling {
+    /// The pixels of the source that may be looked at; the filter ends at this rectangle's edges.
+    pub within: PixelRect,
+    /// The part of `within` that is spread over `scaled`: left, top, right and bottom in pixels from
+    /// its corner, not necessarily whole (the argument `box` of Pillow's `resize`).
+    pub part: [f32; 4],
+    /// Width and height of the resized picture.
+    pub scaled: (u64, u64),
+    /// The part of the resized picture that is computed; all else costs nothing.
+    pub window: PixelRect,
+}
+
+impl Resampling {
+    /// The whole of `within` to a whole picture of `scaled` pixels.
+    pub fn whole(within: PixelRect, scaled: (u64, u64)) -> Resampling {
+        Resampling {
+            within,
+            part: [0.0, 0.0, within.width as f32, within.height as f32],
+            scaled,
+            window: PixelRect { left: 0, top: 0, width: scaled.0, height: scaled.1 },
+        }
+    }
+}
+
+const CHANNELS: usize = 3;
+/// Fractional bits of a weight: 32 bits less 8 of a pixel and 2 of head room (Pillow's number).
+const PRECISION_BITS: u32 = 32 - 8 - 2;
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+/// RGB bytes of the window, row by row.
+///
+/// # Panics
+///
+/// A rectangle that is not inside its picture, an empty window, or a part without area.
+pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
+    let Resampling { within, part: [left, top, right, bottom], scaled, window } = *resampling;
+    let (width, height) = (u64::from(image.width()), u64::from(image.height()));
+    assert!(
+        within.left + within.width <= width && within.top + within.height <= height,
+        "{within:?} is not inside {width}x{height} pixels"
+    );
+    assert!(
+        window.left + window.width <= scaled.0 && window.top + window.height <= scaled.1,
+        "{window:?} is not inside {scaled:?}"
+    );
+    assert!(window.width > 0 && window.height > 0 && left < right && top < bottom, "nothing to do: {resampling:?}");
+    let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
+    let rows = Weights::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
+    let stride = width as usize * CHANNELS;
+    let row = |y: usize| {
+        let start = (within.top as usize + y) * stride + within.left as usize * CHANNELS;
+        &image.as_raw()[start..start + within.width as usize * CHANNELS]
+    };
+    // Only the rows that the second pass looks at.
+    let needed = rows.first()..rows.end();
+    let line = window.width as usize * CHANNELS;
+    let mut narrowed = vec![0; needed.len() * line];
+    for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
+        if columns.is_identity {
+            let start = columns.first() * CHANNELS;
+            into.copy_from_slice(&row(y)[start..start + line]);
+        } else {
+            resize_row(row(y), &columns, into);
+        }
+    }
+    if rows.is_identity {
+        return narrowed;
+    }
+    let mut resized = vec![0; window.height as usize * line];
+    let mut sums = vec![0; line];
+    for (index, into) in resized.chunks_exact_mut(line).enumerate() {
+        let (start, weights) = rows.of(index);
+        let lines = narrowed[(start - needed.start) * line..].chunks_exact(line);
+        sums.fill(HALF);
+        for (line, &weight) in lines.zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(line) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (byte, &sum) in into.iter_mut().zip(&sums) {
+            *byte = to_byte(sum);
+        }
+    }
+    resized
+}
+
+fn resize_row(row: &[u8], columns: &Weights, into: &mut [u8]) {
+    for (x, pixel) in into.chunks_exact_mut(CHANNELS).enumerate() {
+        let (start, weights) = columns.of(x);
+        let mut sums = [HALF; CHANNELS];
+        for (source, &weight) in row[start * CHANNELS..].chunks_exact(CHANNELS).zip(weights) {
+            for c in 0..CHANNELS {
+                sums[c] += i32::from(source[c]) * weight;
+            }
+        }
+        pixel.copy_from_slice(&sums.map(to_byte));
+    }
+}
+
+fn to_byte(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+/// For each new pixel along one direction: which old ones it is made of, and their weights.
+struct Weights {
+    /// First old pixel, and where the weights begin in `values`; one entry more than pixels.
+    starts: Vec<(usize, usize)>,
+    values: Vec<i32>,
+    /// Every new pixel is an old one.
+    is_identity: bool,
+}
+
+impl Weights {
+    /// Spreads `low..high` of `old` pixels over `new` pixels, for those in `wanted`. The arithmetic is
+    /// `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow, in its order and precision.
+    fn new(old: u64, (low, high): (f32, f32), new: u64, wanted: std::ops::Range<u64>) -> Weights {
+        let scale = f64::from(high - low) / new as f64;
+        let filter_scale = scale.max(1.0);
+        let support = 2.0 * filter_scale;
+        let inverse = 1.0 / filter_scale;
+        let (mut starts, mut values, mut of_pixel) = (Vec::new(), Vec::new(), Vec::new());
+        for x in wanted {
+            let center = f64::from(low) + (x as f64 + 0.5) * scale;
+            let start = ((center - support + 0.5) as i64).max(0);
+            let end = ((center + support + 0.5) as i64).min(old as i64);
+            of_pixel.clear();
+            of_pixel.extend((start..end).map(|old| cubic((old as f64 - center + 0.5) * inverse)));
+            // Added up in Pillow's order: the last bit of a sum depends on it.
+            let total: f64 = of_pixel.iter().fold(0.0, |sum, weight| sum + weight);
+            starts.push((start as usize, values.len()));
+            values.extend(of_pixel.iter().map(|weight| {
+                let weight = if total == 0.0 { *weight } else { weight / total };
+                let fixed = weight * f64::from(1 << PRECISION_BITS);
+                (if weight < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
+            }));
+        }
+        starts.push((0, values.len()));
+        Weights { starts, values, is_identity: low == 0.0 && f64::from(high) == old as f64 && old == new }
+    }
+
+    fn of(&self, index: usize) -> (usize, &[i32]) {
+        let (start, from) = self.starts[index];
+        (start, &self.values[from..self.starts[index + 1].1])
+    }
+
+    /// The first old pixel that is looked at. Identity looks at one each, not at its weightless
+    /// neighbours.
+    fn first(&self) -> usize {
+        if self.is_identity { self.at(0) } else { self.starts[0].0 }
+    }
+
+    /// One past the last old pixel that is looked at.
+    fn end(&self) -> usize {
+        let last = self.starts.len() - 2;
+        if self.is_identity {
+            return self.at(last) + 1;
+        }
+        let (start, weights) = self.of(last);
+        start + weights.len()
+    }
+
+    /// The one old pixel of an identity.
+    fn at(&self, index: usize) -> usize {
+        let (start, weights) = self.of(index);
+        start + weights.iter().position(|&weight| weight != 0).unwrap_or(0)
+    }
+}
+
+/// Keys' cubic convolution kernel with a = −0.5 (Keys 1981), as Pillow writes it.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decode::tests::digest;
+
+    /// The picture of golden/make.py.
+    fn formula(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            let blue = ((x / 3 + y / 2) % 2) * 200 + (x + y) % 40;
+            Rgb([((x * 7 + y * 3) % 256) as u8, ((x * y * 5) % 251) as u8, blue as u8])
+        })
+    }
+
+    fn all_of(image: &RgbImage) -> PixelRect {
+        PixelRect { left: 0, top: 0, width: image.width().into(), height: image.height().into() }
+    }
+
+    /// Printed by golden/make.py with Pillow 12.3. Tolerance: none.
+    #[test]
+    fn resized_bytes_are_pillows() {
+        for (width, height, new_width, new_height, expected) in [
+            (37, 29, 16, 16, 0xd578324b6526fff5),
+            (37, 29, 29, 37, 0x1bc222668bf96e9e),
+            (64, 48, 224, 224, 0xf433cfb3a7cbe90b),
+            (301, 5, 8, 8, 0x65127c8ec47948ca),
+            (5, 301, 8, 8, 0xade867a9901aff68),
+            (200, 150, 7, 3, 0x691fcba3a9418398),
+            (1, 1, 4, 4, 0xa09d945a1cd8d6e5),
+            (64, 48, 64, 20, 0xd306fabe7ca9d4ea),
+            (64, 48, 20, 48, 0x553ddefbe12f4c82),
+            (100, 100, 99, 101, 0x01e59eb13518a152),
+        ] {
+            let image = formula(width, height);
+            let resized = resample(&image, &Resampling::whole(all_of(&image), (new_width, new_height)));
+            assert_eq!(digest(&resized), expected, "{width}x{height} to {new_width}x{new_height}");
+        }
+    }
+
+    /// Likewise, with the argument `box`.
+    #[test]
+    fn resized_boxes_are_pillows() {
+        let image = formula(37, 29);
+        for (part, expected) in [
+            ([0.5, 0.25, 20.75, 28.0], 0xdb5c17a5d9bb3085),
+            ([3.0, 4.0, 30.0, 20.0], 0x848611e4d60b6431),
+            ([0.0, 0.0, 18.5, 14.5], 0x4934bbad5dce1022),
+        ] {
+            let resampling = Resampling { part, ..Resampling::whole(all_of(&image), (16, 12)) };
+            assert_eq!(digest(&resample(&image, &resampling)), expected, "{part:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_of_the_right_size_is_not_touched() {
+        let image = formula(13, 9);
+        assert_eq!(resample(&image, &Resampling::whole(all_of(&image), (13, 9))), *image.as_raw());
+    }
+
+    proptest! {
+        /// The filter ends at the rectangle: a crop within an image is resized like the cut-out.
+        #[test]
+        fn a_crop_is_resized_like_its_cut_out(
+            left in 0u32..9, top in 0u32..9, width in 1u32..20, height in 1u32..15, new in (1u64..30, 1u64..30),
+        ) {
+            let image = formula(30, 24);
+            let cut = image::imageops::crop_imm(&image, left, top, width, height).to_image();
+            let within = PixelRect { left: left.into(), top: top.into(), width: width.into(), height: height.into() };
+            prop_assert_eq!(
+                resample(&image, &Resampling::whole(within, new)),
+                resample(&cut, &Resampling::whole(all_of(&cut), new))
+            );
+        }
+
+        /// A window is a part of the whole picture.
+        #[test]
+        fn a_window_is_a_part_of_the_whole(
+            size in (1u32..30, 1u32..30), scaled in (4u64..40, 4u64..40), corner in (0u64..3, 0u64..3),
+        ) {
+            let image = formula(size.0, size.1);
+            let whole = Resampling::whole(all_of(&image), scaled);
+            let window = PixelRect { left: corner.0, top: corner.1, width: scaled.0 - 3, height: scaled.1 - 3 };
+            let part = resample(&image, &Resampling { window, ..whole });
+            let picture = RgbImage::from_raw(scaled.0 as u32, scaled.1 as u32, resample(&image, &whole)).unwrap();
+            let cut = image::imageops::crop_imm(
+                &picture, corner.0 as u32, corner.1 as u32, window.width as u32, window.height as u32,
+            );
+            prop_assert_eq!(part, cut.to_image().into_raw());
+        }
+    }
+}

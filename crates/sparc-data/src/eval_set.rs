@@ -2,18 +2,16 @@
 
 use std::path::PathBuf;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use sparc_core::{EvalSample, LabelMap, Region};
 use tch::Tensor;
 
-use crate::decode::decode_labels;
+use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::pixels::normalize;
-use crate::prepare::{MIN_VISIBLE, decode_image, read_captions, read_record, valid_regions};
+use crate::prepare::{MIN_VISIBLE, open_image, read_captions, read_record, valid_regions};
 use crate::shards::{RawSample, ShardSamples};
 use crate::skips::{Skip, SkipCounts, SkipReason};
-use crate::transform::{Augmentation, Frame, ResizeMode};
+use crate::transform::{Frame, Geometry, ResizeMode};
 
 /// Reads the samples of shards one after the other.
 pub struct EvalSet {
@@ -78,16 +76,15 @@ fn annotate(
 ) -> Result<EvalSample, Skip> {
     let record = read_record(sample)?;
     let captions = read_captions(sample, &record)?;
-    let image = decode_image(sample)?;
-    // No randomness is asked for, so the generator draws nothing.
-    let mut generator = ChaCha8Rng::seed_from_u64(0);
-    let frame = Frame::choose(image.dimensions(), resize, Augmentation::NONE, false, &mut generator);
-    let pixels = frame.pixels(&image, image_size).map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
+    let image = open_image(sample)?;
+    let frame = Frame::plain(image.encoded.size(), image_size, resize);
+    let geometry = frame.geometry();
+    let pixels = frame.render(&image.decode(Reduction::None)?);
     let regions = record.regions.map(|regions| {
         valid_regions(sample, regions, skips)
             .into_iter()
             .filter_map(|region| {
-                Some(Region { box_xyxy: frame.map_box(region.box_xyxy, MIN_VISIBLE)?, text: region.text })
+                Some(Region { box_xyxy: geometry.map_box(region.box_xyxy, MIN_VISIBLE)?, text: region.text })
             })
             .collect()
     });
@@ -99,7 +96,7 @@ fn annotate(
         captions,
         regions,
         class: read_class(sample, skips),
-        segmentation: read_segmentation(sample, &frame, skips),
+        segmentation: read_segmentation(sample, &geometry, skips),
     })
 }
 
@@ -114,9 +111,9 @@ fn read_class(sample: &RawSample, skips: &mut Vec<Skip>) -> Option<usize> {
     }
 }
 
-fn read_segmentation(sample: &RawSample, frame: &Frame, skips: &mut Vec<Skip>) -> Option<LabelMap> {
+fn read_segmentation(sample: &RawSample, geometry: &Geometry, skips: &mut Vec<Skip>) -> Option<LabelMap> {
     match decode_labels(sample.members.get("seg.png")?) {
-        Ok(labels) => Some(frame.map_labels(&labels)),
+        Ok(labels) => Some(geometry.map_labels(&labels)),
         Err(reason) => {
             skips.push(sample.skip(SkipReason::BadLabel, format!("the .seg.png member: {reason}")));
             None

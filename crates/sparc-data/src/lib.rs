@@ -5,12 +5,15 @@
 //! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set.
 
 pub mod decode;
+mod directions;
 mod error;
 mod eval_set;
+pub mod geometry;
 mod jpeg;
 mod loader;
 pub mod pixels;
 mod prepare;
+mod random_augment;
 pub mod record;
 pub mod resample;
 pub mod shapes;

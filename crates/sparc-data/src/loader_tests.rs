@@ -81,7 +81,8 @@ fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
         preparation: Preparation {
             image_size: 8,
             resize: ResizeMode::Squash,
-            augmentation: Augmentation { min_crop_area: 0.5, horizontal_flip: true },
+            augmentation: Augmentation { min_crop_area: 0.5, horizontal_flip: true, random_augment: None },
+            dct_scaling: false,
             captions: CaptionChoice::Random,
             max_regions: 2,
             seed: 3,

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sparc_core::seed;
 
-use crate::decode::{ImageError, decode_rgb};
+use crate::decode::{DecodedImage, EncodedImage, ImageError, Reduction};
 use crate::pixels::normalize;
 use crate::record::{RecordJson, RegionRecord};
 use crate::shards::RawSample;
@@ -30,8 +30,11 @@ pub struct Preparation {
     pub image_size: u32,
     /// How images become squares.
     pub resize: ResizeMode,
-    /// Random geometry.
+    /// Randomness.
     pub augmentation: Augmentation,
+    /// Whether JPEGs much larger than the frame are decoded at a fraction of their size: faster, and
+    /// other pixels.
+    pub dct_scaling: bool,
     /// Which caption.
     pub captions: CaptionChoice,
     /// Most regions of a sample; 0 leaves them unread.
@@ -80,19 +83,20 @@ pub fn prepare(
     };
     let caption = caption.ok_or_else(|| sample.skip(SkipReason::NoCaption, "neither .txt nor .json has a caption"))?;
 
-    let image = decode_image(sample)?;
+    let image = open_image(sample)?;
     let regions = match preparation.max_regions {
         0 => Vec::new(),
         _ => valid_regions(sample, record.regions.unwrap_or_default(), skips),
     };
     let may_flip = survives_mirroring(caption) && regions.iter().all(|region| survives_mirroring(&region.text));
-    let frame =
-        Frame::choose(image.dimensions(), preparation.resize, preparation.augmentation, may_flip, &mut generator);
+    let Preparation { image_size, resize, augmentation, .. } = preparation;
+    let frame = Frame::random(image.encoded.size(), *image_size, *resize, augmentation, may_flip, &mut generator);
+    let geometry = frame.geometry();
     let pixels =
-        frame.pixels(&image, preparation.image_size).map_err(|reason| sample.skip(SkipReason::ImageDecode, reason))?;
+        frame.render(&image.decode(if preparation.dct_scaling { frame.reduction() } else { Reduction::None })?);
     let mut regions: Vec<_> = regions
         .into_iter()
-        .filter_map(|region| Some((frame.map_box(region.box_xyxy, MIN_VISIBLE)?, region.text)))
+        .filter_map(|region| Some((geometry.map_box(region.box_xyxy, MIN_VISIBLE)?, region.text)))
         .collect();
     // A random subset, when there are too many: the first M of a partial Fisher-Yates shuffle.
     for place in 0..preparation.max_regions.min(regions.len()) {
@@ -136,13 +140,28 @@ pub(crate) fn read_captions(sample: &RawSample, record: &RecordJson) -> Result<V
     }
 }
 
-/// The decoded image member.
-pub(crate) fn decode_image(sample: &RawSample) -> Result<image::RgbImage, Skip> {
+/// The image member with its header read.
+pub(crate) struct ImageMember<'a> {
+    sample: &'a RawSample,
+    extension: &'static str,
+    pub(crate) encoded: EncodedImage<'a>,
+}
+
+/// Finds the image member and reads its header.
+pub(crate) fn open_image(sample: &RawSample) -> Result<ImageMember<'_>, Skip> {
     let (extension, bytes) = ["jpg", "jpeg", "png", "webp"]
-        .iter()
-        .find_map(|&extension| sample.members.get(extension).map(|bytes| (extension, bytes)))
+        .into_iter()
+        .find_map(|extension| sample.members.get(extension).map(|bytes| (extension, bytes)))
         .ok_or_else(|| sample.skip(SkipReason::NoImage, "no .jpg, .jpeg, .png or .webp member"))?;
-    decode_rgb(bytes).map_err(|error| unusable_image(sample, extension, &error))
+    let encoded = EncodedImage::open(bytes).map_err(|error| unusable_image(sample, extension, &error))?;
+    Ok(ImageMember { sample, extension, encoded })
+}
+
+impl ImageMember<'_> {
+    /// The upright pixels.
+    pub(crate) fn decode(self, reduction: Reduction) -> Result<DecodedImage, Skip> {
+        self.encoded.decode(reduction).map_err(|error| unusable_image(self.sample, self.extension, &error))
+    }
 }
 
 fn unusable_image(sample: &RawSample, extension: &str, error: &ImageError) -> Skip {

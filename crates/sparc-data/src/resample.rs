@@ -204,7 +204,7 @@ fn cubic(x: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use image::Rgb;
     use proptest::prelude::*;
 
@@ -212,7 +212,7 @@ mod tests {
     use crate::decode::tests::digest;
 
     /// The picture of golden/make.py.
-    fn formula(width: u32, height: u32) -> RgbImage {
+    pub(crate) fn formula(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             let blue = ((x / 3 + y / 2) % 2) * 200 + (x + y) % 40;
             Rgb([((x * 7 + y * 3) % 256) as u8, ((x * y * 5) % 251) as u8, blue as u8])

@@ -1,10 +1,15 @@
-//! Geometry: which part of the image the network sees, and where boxes and labels go with it.
+//! What the network sees of an image: which part, at which scale, and how it was changed.
 
+use image::RgbImage;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use sparc_core::LabelMap;
 
-use crate::pixels::{CropBox, flip_horizontally, resize};
+use crate::decode::{DecodedImage, Reduction};
+pub use crate::directions::survives_mirroring;
+pub use crate::geometry::{Affine, Geometry};
+use crate::pixels::flip_horizontally;
+pub use crate::random_augment::{Operation, RandomAugment};
+use crate::resample::{PixelRect, Resampling, resample};
 
 /// How an image of any shape becomes a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,11 +17,14 @@ use crate::pixels::{CropBox, flip_horizontally, resize};
 pub enum ResizeMode {
     /// The whole image, its aspect ratio changed (what SPARC's "resize" says, read literally).
     Squash,
-    /// The largest centred square: short side to size, then centre crop, as CLIP evaluates.
+    /// Short side to size, then the centre: `Resize` and `CenterCrop` of torchvision, as CLIP and
+    /// open_clip evaluate.
     CenterCrop,
+    /// Long side to size, centred on black (open_clip's `longest`).
+    Pad,
 }
 
-/// Random geometry in training; every field is required.
+/// Randomness in training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augmentation {
@@ -25,182 +33,251 @@ pub struct Augmentation {
     pub min_crop_area: f64,
     /// Whether images are mirrored half of the time. Those whose captions say left or right never are.
     pub horizontal_flip: bool,
+    /// RandAugment after that; absent turns it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random_augment: Option<RandomAugment>,
 }
 
 impl Augmentation {
     /// No randomness at all: what evaluation sees.
-    pub const NONE: Augmentation = Augmentation { min_crop_area: 1.0, horizontal_flip: false };
+    pub const NONE: Augmentation = Augmentation { min_crop_area: 1.0, horizontal_flip: false, random_augment: None };
 }
 
-/// The frame that the network sees, within the source image.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What the network sees of one image. In this order: `crop` is cut out of the upright image, resized
+/// to `scaled`, a square window of it is taken, mirrored, and changed by `operations`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
-    crop: CropBox,
-    source: (f64, f64),
-    flipped: bool,
+    source: (u32, u32),
+    side: u32,
+    crop: PixelRect,
+    scaled: (u64, u64),
+    /// The window's left and upper edge in the resized picture; below 0 where the frame is larger.
+    offset: (i64, i64),
+    mirrored: bool,
+    operations: Vec<Operation>,
 }
+
+/// Aspect ratios that random crops are drawn from (torchvision's RandomResizedCrop).
+const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+/// How often a crop is drawn before the centre is taken (torchvision's number).
+const ATTEMPTS: usize = 10;
+/// A reduced image keeps at least this many pixels for each pixel of the frame, in each direction: the
+/// last halving is left to the filter that all images get.
+const REDUCED_PIXELS: u64 = 2;
+/// What surrounds a padded image (open_clip's fill colour).
+const BLACK: u8 = 0;
 
 impl Frame {
-    /// Aspect ratios that random crops are drawn from (torchvision's RandomResizedCrop).
-    const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-    /// How often a crop is drawn before the plain frame is taken (torchvision's number).
-    const ATTEMPTS: usize = 10;
+    /// The frame of `side`×`side` pixels that an image of `width`×`height` gets without randomness.
+    pub fn plain((width, height): (u32, u32), side: u32, mode: ResizeMode) -> Frame {
+        let (w, h, s) = (u64::from(width), u64::from(height), u64::from(side));
+        let scaled = match mode {
+            ResizeMode::Squash => (s, s),
+            // The long side is rounded down (torchvision's `int`).
+            ResizeMode::CenterCrop if w <= h => (s, s * h / w),
+            ResizeMode::CenterCrop => (s * w / h, s),
+            ResizeMode::Pad => {
+                let ratio = w.max(h) as f64 / s as f64;
+                let round = |length: u64| ((length as f64 / ratio).round_ties_even() as u64).max(1);
+                (round(w), round(h))
+            }
+        };
+        let offset = |length: u64| {
+            if length < s {
+                // Of an odd rest the larger half comes after the image.
+                return -((s - length) as i64 / 2);
+            }
+            ((length - s) as f64 / 2.0).round_ties_even() as i64
+        };
+        Frame {
+            source: (width, height),
+            side,
+            crop: PixelRect { left: 0, top: 0, width: w, height: h },
+            scaled,
+            offset: (offset(scaled.0), offset(scaled.1)),
+            mirrored: false,
+            operations: Vec::new(),
+        }
+    }
 
-    /// Chooses a frame in an image of `width`×`height` pixels.
-    pub fn choose(
-        (width, height): (u32, u32),
+    /// A frame with randomness: a crop if crops are asked for and else the plain frame, mirrored or not,
+    /// and RandAugment's operations.
+    pub fn random(
+        source: (u32, u32),
+        side: u32,
         mode: ResizeMode,
-        augmentation: Augmentation,
-        may_flip: bool,
+        augmentation: &Augmentation,
+        may_mirror: bool,
         generator: &mut impl Rng,
     ) -> Frame {
-        let source = (f64::from(width), f64::from(height));
-        let flipped = augmentation.horizontal_flip && generator.random_bool(0.5) && may_flip;
-        let crop = Self::random_crop(source, augmentation.min_crop_area, generator).unwrap_or(match mode {
-            ResizeMode::Squash => CropBox { left: 0.0, top: 0.0, width: source.0, height: source.1 },
-            ResizeMode::CenterCrop => {
-                let side = source.0.min(source.1);
-                CropBox { left: (source.0 - side) / 2.0, top: (source.1 - side) / 2.0, width: side, height: side }
-            }
+        let mut frame = Frame::plain(source, side, mode);
+        frame.mirrored = augmentation.horizontal_flip && generator.random_bool(0.5) && may_mirror;
+        if augmentation.min_crop_area < 1.0 {
+            frame.crop = random_crop(source, augmentation.min_crop_area, generator);
+            frame.scaled = (side.into(), side.into());
+            frame.offset = (0, 0);
+        }
+        if let Some(settings) = augmentation.random_augment {
+            frame.operations = settings.draw(side, generator);
+        }
+        frame
+    }
+
+    /// The way of positions from the source image to this frame.
+    pub fn geometry(&self) -> Geometry {
+        let side = f64::from(self.side);
+        let scale = |new: u64, old: u64| new as f64 / old as f64;
+        let scale = (scale(self.scaled.0, self.crop.width), scale(self.scaled.1, self.crop.height));
+        let place = |edge: u64, scale: f64, offset: i64| -(edge as f64 * scale + offset as f64);
+        let moved = (place(self.crop.left, scale.0, self.offset.0), place(self.crop.top, scale.1, self.offset.1));
+        let mut map = Affine::scale_and_move(scale, moved);
+        if self.mirrored {
+            map = map.then(&Affine::scale_and_move((-1.0, 1.0), (side, 0.0)));
+        }
+        let warps = self.operations.iter().filter_map(|operation| match operation {
+            Operation::Warp(warp) => Some(*warp),
+            _ => None,
         });
-        Frame { crop, source, flipped }
+        let maps = std::iter::once(map).chain(warps).collect();
+        Geometry::new((self.source.0.into(), self.source.1.into()), (side, side), maps)
     }
 
-    fn random_crop(source: (f64, f64), min_area: f64, generator: &mut impl Rng) -> Option<CropBox> {
-        if min_area >= 1.0 {
-            return None;
-        }
-        for _ in 0..Self::ATTEMPTS {
-            let area = source.0 * source.1 * generator.random_range(min_area..=1.0);
-            let aspect = generator.random_range(Self::ASPECT.0.ln()..=Self::ASPECT.1.ln()).exp();
-            let (width, height) = ((area * aspect).sqrt(), (area / aspect).sqrt());
-            let (left, top) = (generator.random::<f64>(), generator.random::<f64>());
-            if width >= 1.0 && height >= 1.0 && width <= source.0 && height <= source.1 {
-                let crop = CropBox { left: left * (source.0 - width), top: top * (source.1 - height), width, height };
-                return Some(crop);
-            }
-        }
-        None
+    /// The strongest reduction of a JPEG that leaves twice the frame's pixels in each direction.
+    pub fn reduction(&self) -> Reduction {
+        [Reduction::Eighth, Reduction::Quarter, Reduction::Half]
+            .into_iter()
+            .find(|reduction| {
+                let fits = |old: u64, new: u64| old >= new * REDUCED_PIXELS * u64::from(reduction.factor());
+                fits(self.crop.width, self.scaled.0) && fits(self.crop.height, self.scaled.1)
+            })
+            .unwrap_or(Reduction::None)
     }
 
-    /// The frame's pixels at `size`×`size`.
+    /// The frame's RGB bytes, `side`×`side` pixels.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// What the resizer said.
-    pub fn pixels(&self, image: &image::RgbImage, size: u32) -> Result<Vec<u8>, String> {
-        let mut pixels = resize(image, self.crop, size)?;
-        if self.flipped {
-            flip_horizontally(&mut pixels, size as usize);
+    /// An image of another size than the frame was made for.
+    pub fn render(&self, image: &DecodedImage) -> Vec<u8> {
+        let side = u64::from(self.side);
+        let across = Axis::new(self.crop.left, self.crop.width, image, 0, self.scaled.0, self.offset.0, side);
+        let down = Axis::new(self.crop.top, self.crop.height, image, 1, self.scaled.1, self.offset.1, side);
+        let reduced = |length: u32| length.div_ceil(image.reduction);
+        let expected = (reduced(self.source.0), reduced(self.source.1));
+        assert_eq!(image.pixels.dimensions(), expected, "the frame was made for {:?} pixels", self.source);
+        let resampling = Resampling {
+            within: PixelRect {
+                left: across.within.0,
+                top: down.within.0,
+                width: across.within.1,
+                height: down.within.1,
+            },
+            part: [across.part.0, down.part.0, across.part.1, down.part.1],
+            scaled: self.scaled,
+            window: PixelRect {
+                left: across.window.0,
+                top: down.window.0,
+                width: across.window.1,
+                height: down.window.1,
+            },
+        };
+        let mut pixels = resample(&image.pixels, &resampling);
+        if (across.window.1, down.window.1) != (side, side) {
+            pixels = self.padded(&pixels, (across.margin, down.margin), across.window.1);
         }
-        Ok(pixels)
+        if self.mirrored {
+            flip_horizontally(&mut pixels, side as usize);
+        }
+        for operation in &self.operations {
+            operation.apply(&mut pixels, side as usize);
+        }
+        pixels
     }
 
-    /// A box in `[0, 1]` of the source image, in `[0, 1]` of the frame and cut at its edges; `None`
-    /// if less than `min_visible` of its area is inside.
-    pub fn map_box(&self, [x0, y0, x1, y1]: [f32; 4], min_visible: f32) -> Option<[f32; 4]> {
-        let x = |v: f32| ((f64::from(v) * self.source.0 - self.crop.left) / self.crop.width) as f32;
-        let y = |v: f32| ((f64::from(v) * self.source.1 - self.crop.top) / self.crop.height) as f32;
-        let (x0, y0, x1, y1) = (x(x0), y(y0), x(x1), y(y1));
-        let (x0, x1) = if self.flipped { (1.0 - x1, 1.0 - x0) } else { (x0, x1) };
-        let cut = [x0.clamp(0.0, 1.0), y0.clamp(0.0, 1.0), x1.clamp(0.0, 1.0), y1.clamp(0.0, 1.0)];
-        let area = |[x0, y0, x1, y1]: [f32; 4]| (x1 - x0) * (y1 - y0);
-        (area(cut) > 0.0 && area(cut) >= min_visible * area([x0, y0, x1, y1])).then_some(cut)
+    /// The frame's RGB bytes of an image that was decoded in full.
+    ///
+    /// # Panics
+    ///
+    /// As [`Frame::render`].
+    pub fn pixels(&self, image: RgbImage) -> Vec<u8> {
+        self.render(&image.into())
     }
 
-    /// The part of a label map, given for the whole source image, that lies in the frame.
-    pub fn map_labels(&self, labels: &image::GrayImage) -> LabelMap {
-        let (width, height) = (f64::from(labels.width()), f64::from(labels.height()));
-        let (sx, sy) = (width / self.source.0, height / self.source.1);
-        let left = (self.crop.left * sx).round() as u32;
-        let top = (self.crop.top * sy).round() as u32;
-        let crop_width = ((self.crop.width * sx).round() as u32).clamp(1, labels.width() - left);
-        let crop_height = ((self.crop.height * sy).round() as u32).clamp(1, labels.height() - top);
-        let mut map = Vec::with_capacity((crop_width * crop_height) as usize);
-        for y in top..top + crop_height {
-            let row = (left..left + crop_width).map(|x| labels.get_pixel(x, y).0[0]);
-            if self.flipped { map.extend(row.rev()) } else { map.extend(row) }
+    fn padded(&self, pixels: &[u8], (left, top): (u64, u64), width: u64) -> Vec<u8> {
+        let stride = self.side as usize * 3;
+        let mut canvas = vec![BLACK; stride * self.side as usize];
+        let line = width as usize * 3;
+        for (row, into) in pixels.chunks_exact(line).zip(canvas.chunks_exact_mut(stride).skip(top as usize)) {
+            into[left as usize * 3..][..line].copy_from_slice(row);
         }
-        LabelMap { height: crop_height as usize, width: crop_width as usize, labels: map }
+        canvas
     }
 }
 
-/// Whether a text stays true when its image is mirrored: it says nothing of left or right.
-pub fn survives_mirroring(text: &str) -> bool {
-    !text.split(|c: char| !c.is_alphanumeric()).any(|word| {
-        let word = word.to_ascii_lowercase();
-        // "leftover" and "rightful" only lose a flip.
-        word.starts_with("left") || word.starts_with("right") || word.ends_with("clockwise")
-    })
+/// One direction of what [`Frame::render`] resamples.
+struct Axis {
+    /// First pixel of the decoded image that may be looked at, and how many.
+    within: (u64, u64),
+    /// What of them is spread out.
+    part: (f32, f32),
+    /// First pixel of the resized picture that is in the frame, and how many.
+    window: (u64, u64),
+    /// Pixels of the frame before the picture.
+    margin: u64,
+}
+
+impl Axis {
+    fn new(start: u64, length: u64, image: &DecodedImage, axis: usize, scaled: u64, offset: i64, side: u64) -> Axis {
+        let (size, shift) = match axis {
+            0 => (image.pixels.width(), image.shift.0),
+            _ => (image.pixels.height(), image.shift.1),
+        };
+        let place = |edge: u64| edge as f64 / f64::from(image.reduction) + shift;
+        let (low, high) = (place(start), place(start + length));
+        let (first, end) = (low.floor(), high.ceil().min(f64::from(size)));
+        let (skipped, margin) = (offset.max(0) as u64, (-offset).max(0) as u64);
+        Axis {
+            within: (first as u64, (end - first) as u64),
+            part: ((low - first) as f32, (high - first) as f32),
+            window: (skipped, (scaled - skipped).min(side - margin)),
+            margin,
+        }
+    }
+}
+
+/// torchvision's `RandomResizedCrop.get_params`, drawn from `generator`: whole pixels, and where ten
+/// draws found none, the centre, as large as the aspect ratios allow.
+fn random_crop((width, height): (u32, u32), min_area: f64, generator: &mut impl Rng) -> PixelRect {
+    let (w, h) = (f64::from(width), f64::from(height));
+    let whole = |length: f64| length.round_ties_even() as u32;
+    for _ in 0..ATTEMPTS {
+        let area = w * h * generator.random_range(min_area..=1.0);
+        let aspect = generator.random_range(ASPECT.0.ln()..=ASPECT.1.ln()).exp();
+        let (crop_width, crop_height) = (whole((area * aspect).sqrt()), whole((area / aspect).sqrt()));
+        if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
+            return PixelRect {
+                left: generator.random_range(0..=width - crop_width).into(),
+                top: generator.random_range(0..=height - crop_height).into(),
+                width: crop_width.into(),
+                height: crop_height.into(),
+            };
+        }
+    }
+    let (crop_width, crop_height) = if w / h < ASPECT.0 {
+        (width, whole(w / ASPECT.0).clamp(1, height))
+    } else if w / h > ASPECT.1 {
+        (whole(h * ASPECT.1).clamp(1, width), height)
+    } else {
+        (width, height)
+    };
+    PixelRect {
+        left: u64::from((width - crop_width) / 2),
+        top: u64::from((height - crop_height) / 2),
+        width: crop_width.into(),
+        height: crop_height.into(),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use image::{GrayImage, Luma, Rgb, RgbImage};
-    use proptest::prelude::*;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
-
-    use super::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-        /// A bright rectangle on black: after any frame, the box must be where the pixels are.
-        #[test]
-        fn boxes_move_with_their_pixels(
-            width in 40u32..160, height in 40u32..160, x in 0.1f32..0.5, y in 0.1f32..0.5, seed in 0u64..1000,
-            center in any::<bool>(), crop in prop_oneof![Just(1.0), 0.4..1.0f64],
-        ) {
-            let given = [x, y, x + 0.35, y + 0.35];
-            let inside = |v: u32, n: u32, lo: f32, hi: f32| (lo..hi).contains(&((v as f32 + 0.5) / n as f32));
-            let image = RgbImage::from_fn(width, height, |px, py| {
-                let lit = inside(px, width, given[0], given[2]) && inside(py, height, given[1], given[3]);
-                if lit { Rgb([255; 3]) } else { Rgb([0; 3]) }
-            });
-            let mode = if center { ResizeMode::CenterCrop } else { ResizeMode::Squash };
-            let augmentation = Augmentation { min_crop_area: crop, horizontal_flip: true };
-            let mut generator = ChaCha8Rng::seed_from_u64(seed);
-            let frame = Frame::choose((width, height), mode, augmentation, true, &mut generator);
-            let size = 64;
-            let pixels = frame.pixels(&image, size).unwrap();
-            let labels = frame.map_labels(&GrayImage::from_fn(width, height, |px, py| Luma([image.get_pixel(px, py).0[0]])));
-            let mapped = frame.map_box(given, 0.0);
-            let lit = |px: u32, py: u32| pixels[((py * size + px) * 3) as usize] > 127;
-            for py in 0..size {
-                for px in 0..size {
-                    let (cx, cy) = ((px as f32 + 0.5) / size as f32, (py as f32 + 0.5) / size as f32);
-                    let [x0, y0, x1, y1] = mapped.unwrap_or([2.0; 4]);
-                    // Pixels within two of an edge may fall to either side.
-                    let margin = 2.5 / size as f32 + 1.0 / width.min(height) as f32;
-                    let surely_in = cx > x0 + margin && cx < x1 - margin && cy > y0 + margin && cy < y1 - margin;
-                    let surely_out = cx < x0 - margin || cx > x1 + margin || cy < y0 - margin || cy > y1 + margin;
-                    if surely_in || surely_out {
-                        prop_assert_eq!(lit(px, py), surely_in, "pixel {} {} box {:?}", px, py, mapped);
-                        let column = ((cx * labels.width as f32) as usize).min(labels.width - 1);
-                        let row = ((cy * labels.height as f32) as usize).min(labels.height - 1);
-                        prop_assert_eq!(labels.labels[row * labels.width + column] > 127, surely_in);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn boxes_outside_the_frame_vanish() {
-        let mut generator = ChaCha8Rng::seed_from_u64(0);
-        let frame = Frame::choose((200, 100), ResizeMode::CenterCrop, Augmentation::NONE, true, &mut generator);
-        assert_eq!(frame.map_box([0.0, 0.0, 0.2, 1.0], 0.0), None);
-        assert_eq!(frame.map_box([0.25, 0.0, 0.75, 1.0], 1.0), Some([0.0, 0.0, 1.0, 1.0]));
-        assert_eq!(frame.map_box([0.0, 0.0, 0.5, 1.0], 0.6), None);
-    }
-
-    #[test]
-    fn words_of_direction_forbid_mirroring() {
-        assert!(survives_mirroring("a red circle above a square"));
-        for text in ["Left of it", "on the right.", "left-hand", "an arrow pointing rightwards"] {
-            assert!(!survives_mirroring(text), "{text}");
-        }
-        assert!(survives_mirroring("a bright copyright sign"));
-    }
-}
+#[path = "transform_tests.rs"]
+mod tests;

@@ -105,6 +105,7 @@ impl RunPlan {
                 image_size: model.image.image_size as u32,
                 resize: data.resize,
                 augmentation: data.augmentation,
+                dct_scaling: data.dct_scaling,
                 captions: data.captions,
                 max_regions: 0,
                 seed: *seed,
@@ -208,6 +209,9 @@ fn check(config: &RunConfig) -> Result<(), String> {
     let min_crop_area = data.augmentation.min_crop_area;
     if !(min_crop_area > 0.0 && min_crop_area <= 1.0) {
         return Err(format!("data.augmentation.min_crop_area must lie in (0, 1], got {min_crop_area}"));
+    }
+    if let Some(random_augment) = &data.augmentation.random_augment {
+        random_augment.validate().map_err(|reason| format!("data.augmentation.random_augment.{reason}"))?;
     }
     model.image.validate().map_err(|reason| format!("model.image: {reason}"))?;
     config.optimizer.validate(train.steps)?;

@@ -29,6 +29,27 @@ def digest(image):
     return f"0x{value:016x}"
 
 
+def center_crop(width, height, side):
+    """torchvision's Resize(side) and CenterCrop(side) of a PIL image."""
+    if width <= height:
+        size = (side, int(side * height / width))
+    else:
+        size = (int(side * width / height), side)
+    resized = formula(width, height).resize(size, Image.Resampling.BICUBIC)
+    left, top = int(round((size[0] - side) / 2.0)), int(round((size[1] - side) / 2.0))
+    return resized.crop((left, top, left + side, top + side))
+
+
+def padded(width, height, side):
+    """open_clip's ResizeKeepRatio(side, longest=1) and CenterCropOrPad(side, fill=0)."""
+    ratio = max(height / side, width / side)
+    size = (round(width / ratio), round(height / ratio))
+    frame = Image.new("RGB", (side, side))
+    resized = formula(width, height).resize(size, Image.Resampling.BICUBIC)
+    frame.paste(resized, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return frame
+
+
 def save(name, image, **options):
     if "exif" in options:
         exif = Image.Exif()
@@ -66,6 +87,16 @@ def main():
     for width, height, new_width, new_height in sizes:
         resized = formula(width, height).resize((new_width, new_height), Image.Resampling.BICUBIC)
         print(f"    ({width}, {height}, {new_width}, {new_height}, {digest(resized)}),")
+
+    print("plain frames:")
+    for width, height, side in [(64, 48, 32), (48, 65, 32), (33, 100, 20), (20, 30, 25)]:
+        print(f"    (({width}, {height}), {side}, ResizeMode::CenterCrop, {digest(center_crop(width, height, side))}),")
+    for width, height, side in [(64, 48, 33), (31, 90, 24)]:
+        print(f"    (({width}, {height}), {side}, ResizeMode::Pad, {digest(padded(width, height, side))}),")
+    squashed = formula(64, 48).resize((24, 24), Image.Resampling.BICUBIC)
+    print(f"    ((64, 48), 24, ResizeMode::Squash, {digest(squashed)}),")
+    cropped = formula(64, 48).crop((7, 5, 47, 36)).resize((24, 24), Image.Resampling.BICUBIC)
+    print(f"crop: {digest(ImageOps.mirror(cropped))}")
 
     print("resized boxes:")
     for box in [(0.5, 0.25, 20.75, 28.0), (3.0, 4.0, 30.0, 20.0), (0.0, 0.0, 18.5, 14.5)]:

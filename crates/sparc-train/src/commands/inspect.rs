@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use image::RgbImage;
-use rand::SeedableRng;
 use sparc_data::decode::decode_rgb;
 use sparc_data::pixels::normalize;
-use sparc_data::transform::{Augmentation, Frame};
+use sparc_data::transform::Frame;
 use sparc_eval::draw::{AlignmentSheet, TokenHeatmap, alignment_sheet};
 use sparc_train::evaluation::Trained;
 use tch::Tensor;
@@ -32,7 +31,7 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let trained = Trained::load(&arguments.checkpoint)?;
     let bytes = std::fs::read(&arguments.image).with_context(|| arguments.image.display().to_string())?;
     let image = decode_rgb(&bytes).with_context(|| format!("{} cannot be decoded", arguments.image.display()))?;
-    let (pixels, input) = network_input(&trained, &image)?;
+    let (pixels, input) = network_input(&trained, image)?;
     let alignment = trained.align(&input, &arguments.text);
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
     let sheet = alignment_sheet(&AlignmentSheet {
@@ -48,12 +47,9 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
 }
 
 /// The frame that the network sees, as pixels to show and as its input.
-fn network_input(trained: &Trained, image: &RgbImage) -> anyhow::Result<(RgbImage, Tensor)> {
+fn network_input(trained: &Trained, image: RgbImage) -> anyhow::Result<(RgbImage, Tensor)> {
     let side = trained.plan.config.model.image.image_size as u32;
-    let mut generator = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let resize = trained.plan.config.data.resize;
-    let frame = Frame::choose(image.dimensions(), resize, Augmentation::NONE, false, &mut generator);
-    let pixels = frame.pixels(image, side).map_err(anyhow::Error::msg)?;
+    let pixels = Frame::plain(image.dimensions(), side, trained.plan.config.data.resize).pixels(image);
     let input = Tensor::from_slice(&normalize(&pixels)).view([3, i64::from(side), i64::from(side)]);
     let shown = RgbImage::from_raw(side, side, pixels).context("the frame has side × side pixels")?;
     Ok((shown, input))

@@ -2,7 +2,8 @@
 
 use tch::{Device, Tensor};
 
-// Dimension letters: b batch, c channel, h height, w width, l tokens, m regions, r tokens of a region.
+// Dimension letters: b batch, c channel, h height, w width, l tokens, m regions, r tokens of a phrase,
+// u distinct phrases, n captions of all images.
 
 /// Token ids of several texts, padded to the longest.
 #[derive(Debug)]
@@ -38,14 +39,53 @@ impl TextBatch {
 }
 
 /// Up to M annotated regions of each image; unused slots are marked invalid.
+///
+/// A phrase that several regions of the batch share ("person") is there once, so that a text encoder
+/// sees U ≤ B·M phrases; the features `[U, D]` of all phrases become those of the slots by
+/// `index_select(0, phrase_of_slot.view(-1))`.
 #[derive(Debug)]
 pub struct RegionBatch {
-    /// Boxes `x0, y0, x1, y1` in `[0, 1]` of the network input, x right, y down, `[B, M, 4]`, `f32`.
+    /// Boxes `x0, y0, x1, y1` in `[0, 1]` of the network input, x right, y down, `[B, M, 4]`, `f32`. Zeros
+    /// in an unused slot.
     pub boxes_bm4: Tensor,
-    /// The regions' phrases, `B * M` texts in row-major order (empty text in an unused slot).
-    pub text: TextBatch,
+    /// The distinct phrases in the order of their first slots, `[U, R]`, padded to the longest of them. In
+    /// a batch without any region one empty text stands in, so that U is at least 1.
+    pub phrases: TextBatch,
+    /// The row of `phrases` that each slot has, `[B, M]`, `i64`. 0 in an unused slot.
+    pub phrase_of_slot_bm: Tensor,
     /// True where a slot holds a region, `[B, M]`, `bool`.
     pub valid_bm: Tensor,
+}
+
+impl RegionBatch {
+    /// The same regions on another device.
+    pub fn to_device(&self, device: Device) -> RegionBatch {
+        RegionBatch {
+            boxes_bm4: self.boxes_bm4.to_device(device),
+            phrases: self.phrases.to_device(device),
+            phrase_of_slot_bm: self.phrase_of_slot_bm.to_device(device),
+            valid_bm: self.valid_bm.to_device(device),
+        }
+    }
+}
+
+/// Every caption of each image, for objectives with several positives.
+#[derive(Debug)]
+pub struct CaptionBatch {
+    /// The captions, image by image, `[N, L]` with N ≥ B.
+    pub text: TextBatch,
+    /// The image (row of the batch) that each caption belongs to, `[N]`, `i64`, ascending.
+    pub image_of_caption_n: Tensor,
+}
+
+impl CaptionBatch {
+    /// The same captions on another device.
+    pub fn to_device(&self, device: Device) -> CaptionBatch {
+        CaptionBatch {
+            text: self.text.to_device(device),
+            image_of_caption_n: self.image_of_caption_n.to_device(device),
+        }
+    }
 }
 
 /// One step's input.
@@ -55,6 +95,8 @@ pub struct Batch {
     pub images_bchw: Tensor,
     /// One caption per image.
     pub text: TextBatch,
+    /// All captions, if the loader was asked for them. `text` is one of each image's then as well.
+    pub captions: Option<CaptionBatch>,
     /// Regions, if the loader was asked for them.
     pub regions: Option<RegionBatch>,
     /// The samples' keys, B of them, for logs and error messages.
@@ -77,11 +119,8 @@ impl Batch {
         Batch {
             images_bchw: self.images_bchw.to_device(device),
             text: self.text.to_device(device),
-            regions: self.regions.as_ref().map(|regions| RegionBatch {
-                boxes_bm4: regions.boxes_bm4.to_device(device),
-                text: regions.text.to_device(device),
-                valid_bm: regions.valid_bm.to_device(device),
-            }),
+            captions: self.captions.as_ref().map(|captions| captions.to_device(device)),
+            regions: self.regions.as_ref().map(|regions| regions.to_device(device)),
             keys: self.keys.clone(),
         }
     }

@@ -20,7 +20,7 @@ mod sample_inputs;
 pub mod seed;
 pub mod tensor_math;
 
-pub use batch::{Batch, RegionBatch, TextBatch};
+pub use batch::{Batch, CaptionBatch, RegionBatch, TextBatch};
 pub use contrast::Gathered;
 pub use encoder::{Encoder, PatchPath, Tokenize};
 pub use features::{ImageFeatures, PatchGrid, TextFeatures};

@@ -1,6 +1,7 @@
 //! Encoded images to upright RGB pixels, with the size known before anything is decoded.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageReader, Limits, RgbImage};
@@ -127,7 +128,9 @@ impl<'a> EncodedImage<'a> {
                 (DynamicImage::from(image), reduction.factor())
             }
             Format::Other(decoder) => {
-                let image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+                // A panic over one hostile file must not end a run of days.
+                let decoded = catch_unwind(AssertUnwindSafe(|| DynamicImage::from_decoder(decoder)));
+                let image = decoded.map_err(|_| broken("the decoder panicked"))?.map_err(broken)?;
                 (DynamicImage::from(to_rgb8(image)), 1)
             }
         };

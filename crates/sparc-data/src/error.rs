@@ -39,6 +39,9 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A context length of region phrases that the tokenizer cannot use.
+    #[error("data.regions.context_length: the tokenizer cannot be used: {0}")]
+    RegionContext(String),
     /// A tokenizer could not be trained.
     #[error("training a tokenizer: {0}")]
     TokenizerTraining(String),

@@ -8,8 +8,9 @@ use tch::Tensor;
 use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::pixels::normalize;
-use crate::prepare::{MIN_VISIBLE, open_image, read_captions, read_record, valid_regions};
-use crate::shards::{RawSample, ShardSamples};
+use crate::prepare::{open_image, read_captions, read_record};
+use crate::regions::{valid_regions, visible_regions};
+use crate::shards::{EVALUATION_MEMBERS, RawSample, ShardSamples};
 use crate::skips::{Skip, SkipCounts, SkipReason};
 use crate::transform::{Frame, Geometry, ResizeMode};
 
@@ -39,7 +40,7 @@ impl EvalSet {
                 Some(Ok(sample)) => return Some(Ok(sample)),
                 Some(Err(skip)) => self.skips.record(&skip),
                 None => match ShardSamples::open(&self.shards.next()?) {
-                    Ok(samples) => self.samples = Some(samples),
+                    Ok(samples) => self.samples = Some(samples.keeping(&EVALUATION_MEMBERS)),
                     Err(error) => return Some(Err(error)),
                 },
             }
@@ -81,12 +82,9 @@ fn annotate(
     let geometry = frame.geometry();
     let pixels = frame.render(&image.decode(Reduction::None)?);
     let regions = record.regions.map(|regions| {
-        valid_regions(sample, regions, skips)
-            .into_iter()
-            .filter_map(|region| {
-                Some(Region { box_xyxy: geometry.map_box(region.box_xyxy, MIN_VISIBLE)?, text: region.text })
-            })
-            .collect()
+        let valid = valid_regions(sample, regions, skips);
+        let visible = visible_regions(sample, valid, &geometry, skips);
+        visible.into_iter().map(|(box_xyxy, text)| Region { box_xyxy, text }).collect()
     });
     let side = i64::from(image_size);
     Ok(EvalSample {
@@ -129,7 +127,7 @@ fn read_segmentation(sample: &RawSample, geometry: &Geometry, skips: &mut Vec<Sk
 pub fn read_all_captions(shards: &[PathBuf]) -> Result<(Vec<String>, SkipCounts), Error> {
     let (mut captions, mut skips) = (Vec::new(), SkipCounts::default());
     for shard in shards {
-        for sample in ShardSamples::open(shard)? {
+        for sample in ShardSamples::open(shard)?.keeping(&["txt", "json"]) {
             match sample.and_then(|sample| read_captions(&sample, &read_record(&sample)?)) {
                 Ok(found) => captions.extend(found),
                 Err(skip) => skips.record(&skip),

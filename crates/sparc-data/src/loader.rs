@@ -15,14 +15,15 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use sparc_core::{Batch, RegionBatch, seed};
+use sparc_core::{Batch, CaptionBatch, seed};
 use tch::Tensor;
 
 use crate::error::Error;
-use crate::prepare::{Preparation, PreparedSample, prepare};
-use crate::shards::{RawSample, ShardSamples};
+use crate::prepare::{CaptionChoice, Preparation, PreparedSample, Tokenizers, prepare};
+use crate::regions::{PreparedRegion, collate_regions};
+use crate::shards::{RawSample, ShardSamples, TRAINING_MEMBERS};
 use crate::skips::{Skip, SkipCounts};
-use crate::tokenizer::{TextTokenizer, TokenizedText};
+use crate::tokenizer::TextTokenizer;
 
 /// What a loader is made of.
 #[derive(Debug, Clone)]
@@ -34,6 +35,9 @@ pub struct LoaderConfig {
     pub batch_size: usize,
     /// How many encoded samples the shuffle draws from.
     pub shuffle_buffer: usize,
+    /// Most bytes of encoded samples that the shuffle holds; it draws from fewer samples where they are
+    /// large. The order of samples depends on it.
+    pub shuffle_bytes: Option<u64>,
     /// Decoding threads.
     pub workers: usize,
     /// Batches made in advance.
@@ -94,8 +98,11 @@ struct Done {
 
 enum Outcome {
     Prepared(Box<PreparedSample>, Vec<Skip>),
-    Skipped(Skip),
-    EpochEnds { whole: bool },
+    /// With the parts that had been left out before.
+    Skipped(Skip, Vec<Skip>),
+    EpochEnds {
+        whole: bool,
+    },
     Fail(Error),
 }
 
@@ -112,8 +119,14 @@ impl Loader {
         let (done_sender, done) = bounded(under_way);
         let (batch_sender, batches) = bounded(config.prefetch.max(1));
         let skips = Arc::new(Mutex::new(SkipCounts::default()));
+        let tokenizers = match Tokenizers::new(tokenizer, config.preparation.regions) {
+            Ok(tokenizers) => Arc::new(tokenizers),
+            Err(reason) => {
+                let _ = batch_sender.send(Err(Error::RegionContext(reason)));
+                return Loader { batches, skips, threads: Vec::new() };
+            }
+        };
         let config = Arc::new(config);
-        let tokenizer = Arc::new(tokenizer);
 
         let mut threads = Vec::new();
         let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
@@ -128,17 +141,17 @@ impl Loader {
             );
         }
         for index in 0..workers {
-            let (config, tokenizer) = (config.clone(), tokenizer.clone());
+            let (config, tokenizers) = (config.clone(), tokenizers.clone());
             let (jobs, done_sender) = (jobs.clone(), done_sender.clone());
             spawn(
                 format!("sparc-worker-{index}"),
-                Box::new(move || work(&config.preparation, &tokenizer, &jobs, &done_sender)),
+                Box::new(move || work(&config.preparation, &tokenizers, &jobs, &done_sender)),
             );
         }
         drop((jobs, done_sender));
         {
             let skips = skips.clone();
-            let collator = Collator { config, tokenizer, skips, tickets: ticket_sender, batches: batch_sender };
+            let collator = Collator { config, tokenizers, skips, tickets: ticket_sender, batches: batch_sender };
             spawn("sparc-collator".into(), Box::new(move || collator.run(&done)));
         }
         Loader { batches, skips, threads }
@@ -203,10 +216,11 @@ impl Reader {
         let mut generator = stream(b"shuffle");
         let capacity = self.config.shuffle_buffer.max(1);
         let mut buffer: Vec<RawSample> = Vec::with_capacity(capacity.min(1 << 16));
-        let mut position = 0;
+        let (mut position, mut held) = (0, 0);
+        let most_bytes = self.config.shuffle_bytes.unwrap_or(u64::MAX);
         for shard in &shards {
             let samples = match ShardSamples::open(shard) {
-                Ok(samples) => samples,
+                Ok(samples) => samples.keeping(&TRAINING_MEMBERS),
                 Err(error) => return self.send(LoaderState { epoch, position }, Task::Fail(error)).and(Err(Closed)),
             };
             for sample in samples {
@@ -219,11 +233,13 @@ impl Reader {
                         continue;
                     }
                 };
-                if buffer.len() < capacity {
-                    buffer.push(sample);
-                } else {
-                    let place = generator.random_range(0..buffer.len());
-                    let drawn = std::mem::replace(&mut buffer[place], sample);
+                held += sample.bytes();
+                buffer.push(sample);
+                while buffer.len() > capacity || (held > most_bytes && buffer.len() > 1) {
+                    // The newest is not drawn, so that it can end up anywhere behind.
+                    let place = generator.random_range(0..buffer.len() - 1);
+                    let drawn = buffer.swap_remove(place);
+                    held -= drawn.bytes();
                     self.emit(drawn, start, &mut position)?;
                 }
             }
@@ -259,23 +275,23 @@ impl Reader {
 }
 
 /// A worker's life: prepare samples until either end closes.
-fn work(preparation: &Preparation, tokenizer: &TextTokenizer, jobs: &Receiver<Job>, done: &Sender<Done>) {
+fn work(preparation: &Preparation, tokenizers: &Tokenizers, jobs: &Receiver<Job>, done: &Sender<Done>) {
     for Job { number, state_after, task } in jobs {
         let outcome = match task {
             Task::Prepare(sample) => {
                 let mut skips = Vec::new();
                 // The state after the first sample of an epoch has that epoch; so has the sample.
                 let prepared = catch_unwind(AssertUnwindSafe(|| {
-                    prepare(&sample, state_after.epoch, preparation, tokenizer, &mut skips)
+                    prepare(&sample, state_after.epoch, preparation, tokenizers, &mut skips)
                 }));
                 match prepared {
                     Ok(Ok(prepared)) => Outcome::Prepared(Box::new(prepared), skips),
-                    Ok(Err(skip)) => Outcome::Skipped(skip),
+                    Ok(Err(skip)) => Outcome::Skipped(skip, skips),
                     // Were the thread to die here, everybody would wait for this sample.
                     Err(_) => Outcome::Fail(Error::WorkerPanicked { shard: sample.shard.to_string(), key: sample.key }),
                 }
             }
-            Task::Report(skip) => Outcome::Skipped(skip),
+            Task::Report(skip) => Outcome::Skipped(skip, Vec::new()),
             Task::EpochEnds { whole } => Outcome::EpochEnds { whole },
             Task::Fail(error) => Outcome::Fail(error),
         };
@@ -288,7 +304,7 @@ fn work(preparation: &Preparation, tokenizer: &TextTokenizer, jobs: &Receiver<Jo
 /// Puts samples back in order and into batches.
 struct Collator {
     config: Arc<LoaderConfig>,
-    tokenizer: Arc<TextTokenizer>,
+    tokenizers: Arc<Tokenizers>,
     skips: Arc<Mutex<SkipCounts>>,
     tickets: Sender<()>,
     batches: Sender<Result<LoadedBatch, Error>>,
@@ -321,8 +337,9 @@ impl Collator {
                         batches_of_epoch += 1;
                         Ok(LoadedBatch { batch: self.collate(std::mem::take(&mut samples)), state: state_after })
                     }
-                    Outcome::Skipped(skip) => {
+                    Outcome::Skipped(skip, parts) => {
                         seen += u64::from(skip.reason.drops_sample());
+                        parts.iter().for_each(|part| lock(&self.skips).record(part));
                         lock(&self.skips).record(&skip);
                         match self.too_many_skipped(seen) {
                             None => continue,
@@ -361,42 +378,37 @@ impl Collator {
     }
 
     fn collate(&self, samples: Vec<PreparedSample>) -> Batch {
-        let (b, side) = (samples.len() as i64, i64::from(self.config.preparation.image_size));
+        let preparation = &self.config.preparation;
+        let (b, side) = (samples.len() as i64, i64::from(preparation.image_size));
         let images: Vec<f32> = samples.iter().flat_map(|sample| sample.image.iter().copied()).collect();
-        let regions = match self.config.preparation.max_regions {
-            0 => None,
-            max_regions => Some(self.collate_regions(&samples, max_regions)),
-        };
-        let (texts, keys): (Vec<TokenizedText>, Vec<String>) =
-            samples.into_iter().map(|sample| (sample.text, sample.key)).unzip();
+        let regions = preparation.regions.map(|settings| {
+            let regions: Vec<&[PreparedRegion]> = samples.iter().map(|sample| &sample.regions[..]).collect();
+            collate_regions(&regions, settings.max, &self.tokenizers.phrases)
+        });
+        let captions = (preparation.captions == CaptionChoice::All).then(|| self.collate_captions(&samples));
+        let (texts, keys): (Vec<_>, Vec<_>) = samples.into_iter().map(|sample| (sample.text, sample.key)).unzip();
         Batch {
             images_bchw: Tensor::from_slice(&images).view([b, 3, side, side]),
-            text: self.tokenizer.pad(&texts),
+            text: self.tokenizers.captions.pad(&texts),
+            captions,
             regions,
             keys,
         }
     }
 
-    fn collate_regions(&self, samples: &[PreparedSample], max_regions: usize) -> RegionBatch {
-        let slots = [samples.len() as i64, max_regions as i64];
-        let (mut boxes, mut valid, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-        for sample in samples {
-            for slot in 0..max_regions {
-                let region = sample.regions.get(slot);
-                boxes.extend(region.map_or([0.0; 4], |(frame_box, _)| *frame_box));
-                valid.push(region.is_some());
-                let empty = || TokenizedText { ids: Vec::new(), content: Vec::new() };
-                texts.push(region.map_or_else(empty, |(_, text)| text.clone()));
-            }
-        }
-        RegionBatch {
-            boxes_bm4: Tensor::from_slice(&boxes).view([slots[0], slots[1], 4]),
-            text: self.tokenizer.pad(&texts),
-            valid_bm: Tensor::from_slice(&valid).view(slots),
-        }
+    fn collate_captions(&self, samples: &[PreparedSample]) -> CaptionBatch {
+        let (images, texts): (Vec<i64>, Vec<_>) = (0..)
+            .zip(samples)
+            .flat_map(|(image, sample)| sample.captions.iter().map(move |text| (image, text.clone())))
+            .unzip();
+        CaptionBatch { text: self.tokenizers.captions.pad(&texts), image_of_caption_n: Tensor::from_slice(&images) }
     }
 }
 
 #[cfg(test)]
 #[path = "loader_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;

@@ -7,7 +7,8 @@ use sparc_core::seed;
 
 use crate::decode::{DecodedImage, EncodedImage, ImageError, Reduction};
 use crate::pixels::normalize;
-use crate::record::{RecordJson, RegionRecord};
+use crate::record::RecordJson;
+use crate::regions::{PreparedRegion, RegionSettings, draw_regions, valid_regions, visible_regions};
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
 use crate::tokenizer::{TextTokenizer, TokenizedText};
@@ -21,6 +22,8 @@ pub enum CaptionChoice {
     First,
     /// One drawn anew each epoch.
     Random,
+    /// All of them, and one drawn anew each epoch as the sample's own.
+    All,
 }
 
 /// How samples are prepared for training.
@@ -37,8 +40,8 @@ pub struct Preparation {
     pub dct_scaling: bool,
     /// Which caption.
     pub captions: CaptionChoice,
-    /// Most regions of a sample; 0 leaves them unread.
-    pub max_regions: usize,
+    /// Regions; `None` leaves them unread.
+    pub regions: Option<RegionSettings>,
     /// Seed of everything random here, together with epoch and key.
     pub seed: u64,
 }
@@ -52,12 +55,38 @@ pub struct PreparedSample {
     pub image: Vec<f32>,
     /// The caption.
     pub text: TokenizedText,
-    /// Boxes in the network's frame with their phrases.
-    pub regions: Vec<([f32; 4], TokenizedText)>,
+    /// All captions, if they were asked for.
+    pub captions: Vec<TokenizedText>,
+    /// Regions, if they were asked for.
+    pub regions: Vec<PreparedRegion>,
 }
 
-/// Share of a region's box that must be inside the frame for the region to count.
-pub(crate) const MIN_VISIBLE: f32 = 0.25;
+/// What turns captions and region phrases into tokens; they differ in context length.
+#[derive(Clone)]
+pub struct Tokenizers {
+    /// Of captions.
+    pub captions: TextTokenizer,
+    /// Of region phrases.
+    pub phrases: TextTokenizer,
+}
+
+impl Tokenizers {
+    /// From the tokenizer of captions.
+    ///
+    /// # Errors
+    ///
+    /// A context length of phrases without room for a piece of text.
+    pub fn new(captions: TextTokenizer, regions: Option<RegionSettings>) -> Result<Tokenizers, String> {
+        let phrases = match regions {
+            Some(regions) => captions.clone().with_context_length(regions.context_length)?,
+            None => captions.clone(),
+        };
+        Ok(Tokenizers { captions, phrases })
+    }
+}
+
+/// Most captions of a sample that [`CaptionChoice::All`] gives.
+const MAX_CAPTIONS: usize = 64;
 
 /// Decodes, crops and tokenises. `skips` takes the parts that were left out.
 ///
@@ -68,50 +97,56 @@ pub fn prepare(
     sample: &RawSample,
     epoch: u64,
     preparation: &Preparation,
-    tokenizer: &TextTokenizer,
+    tokenizers: &Tokenizers,
     skips: &mut Vec<Skip>,
 ) -> Result<PreparedSample, Skip> {
+    let Preparation { image_size, resize, augmentation, .. } = preparation;
     let mut generator = ChaCha8Rng::seed_from_u64(seed::derive(
         preparation.seed,
         &[b"sample", &epoch.to_le_bytes(), sample.key.as_bytes()],
     ));
     let record = read_record(sample)?;
-    let captions = read_captions(sample, &record)?;
-    let caption = match preparation.captions {
-        CaptionChoice::First => captions.first(),
-        CaptionChoice::Random => captions.get(generator.random_range(0..captions.len().max(1))),
+    let mut captions = read_captions(sample, &record)?;
+    if captions.is_empty() {
+        return Err(sample.skip(SkipReason::NoCaption, "neither .txt nor .json has a caption"));
+    }
+    let own = match preparation.captions {
+        CaptionChoice::First => 0,
+        CaptionChoice::Random | CaptionChoice::All => generator.random_range(0..captions.len()),
     };
-    let caption = caption.ok_or_else(|| sample.skip(SkipReason::NoCaption, "neither .txt nor .json has a caption"))?;
+    let caption = captions[own].clone();
+    captions.truncate(if preparation.captions == CaptionChoice::All { MAX_CAPTIONS } else { 0 });
 
     let image = open_image(sample)?;
-    let regions = match preparation.max_regions {
-        0 => Vec::new(),
-        _ => valid_regions(sample, record.regions.unwrap_or_default(), skips),
+    let regions = match preparation.regions {
+        None => Vec::new(),
+        Some(_) => valid_regions(sample, record.regions.unwrap_or_default(), skips),
     };
-    let may_flip = survives_mirroring(caption) && regions.iter().all(|region| survives_mirroring(&region.text));
-    let Preparation { image_size, resize, augmentation, .. } = preparation;
+    let may_flip = std::iter::once(&caption)
+        .chain(&captions)
+        .chain(regions.iter().map(|region| &region.text))
+        .all(|text| survives_mirroring(text));
     let frame = Frame::random(image.encoded.size(), *image_size, *resize, augmentation, may_flip, &mut generator);
-    let geometry = frame.geometry();
-    let pixels =
-        frame.render(&image.decode(if preparation.dct_scaling { frame.reduction() } else { Reduction::None })?);
-    let mut regions: Vec<_> = regions
-        .into_iter()
-        .filter_map(|region| Some((geometry.map_box(region.box_xyxy, MIN_VISIBLE)?, region.text)))
-        .collect();
-    // A random subset, when there are too many: the first M of a partial Fisher-Yates shuffle.
-    for place in 0..preparation.max_regions.min(regions.len()) {
-        let other = generator.random_range(place..regions.len());
-        regions.swap(place, other);
-    }
-    regions.truncate(preparation.max_regions);
-    let tokenize = |text: &str| tokenizer.encode(text).map_err(|error| sample.skip(SkipReason::Tokenize, error));
+    let reduction = if preparation.dct_scaling { frame.reduction() } else { Reduction::None };
+    let pixels = frame.render(&image.decode(reduction)?);
+
+    let regions = visible_regions(sample, regions, &frame.geometry(), skips);
+    let max = preparation.regions.map_or(0, |settings| settings.max);
+    let regions = draw_regions(regions, max, preparation.seed, epoch, &sample.key);
+    let tokenize = |tokenizer: &TextTokenizer, text: &str| {
+        tokenizer.encode(text).map_err(|error| sample.skip(SkipReason::Tokenize, error))
+    };
     Ok(PreparedSample {
         key: sample.key.clone(),
         image: normalize(&pixels),
-        text: tokenize(caption)?,
+        text: tokenize(&tokenizers.captions, &caption)?,
+        captions: captions
+            .iter()
+            .map(|caption| tokenize(&tokenizers.captions, caption))
+            .collect::<Result<_, Skip>>()?,
         regions: regions
             .into_iter()
-            .map(|(frame_box, text)| Ok((frame_box, tokenize(&text)?)))
+            .map(|(box_xyxy, text)| Ok(PreparedRegion { box_xyxy, phrase: tokenize(&tokenizers.phrases, &text)? }))
             .collect::<Result<_, Skip>>()?,
     })
 }
@@ -121,7 +156,7 @@ pub(crate) fn read_record(sample: &RawSample) -> Result<RecordJson, Skip> {
     let Some(bytes) = sample.members.get("json") else {
         return Ok(RecordJson::default());
     };
-    serde_json::from_slice(bytes).map_err(|error| {
+    RecordJson::parse(bytes).map_err(|error| {
         let reason = if std::str::from_utf8(bytes).is_err() { SkipReason::CaptionNotUtf8 } else { SkipReason::BadJson };
         sample.skip(reason, format!("the .json member: {error}"))
     })
@@ -170,26 +205,4 @@ fn unusable_image(sample: &RawSample, extension: &str, error: &ImageError) -> Sk
         ImageError::Empty | ImageError::NotLabels(_) | ImageError::Broken(_) => SkipReason::ImageDecode,
     };
     sample.skip(reason, format!("the .{extension} member: {error}"))
-}
-
-/// Regions with a phrase and a box inside the image; the others are reported.
-pub(crate) fn valid_regions(
-    sample: &RawSample,
-    regions: Vec<RegionRecord>,
-    skips: &mut Vec<Skip>,
-) -> Vec<RegionRecord> {
-    regions
-        .into_iter()
-        .filter(|region| {
-            if !region.is_inside() {
-                let detail = format!("the box {:?} of \"{}\"", region.box_xyxy, region.text);
-                skips.push(sample.skip(SkipReason::BoxOutsideImage, detail));
-            } else if region.text.trim().is_empty() {
-                skips.push(sample.skip(SkipReason::EmptyPhrase, format!("the box {:?}", region.box_xyxy)));
-            } else {
-                return true;
-            }
-            false
-        })
-        .collect()
 }

@@ -1,12 +1,14 @@
 //! The project's record format: the members of one sample (see `docs/formats/shards.md`).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::skips::SkipReason;
 
 /// A region as written in a record: `box` is `[x0, y0, x1, y1]` in `[0, 1]` of the stored image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RegionRecord {
-    /// `x0, y0, x1, y1`, x right, y down.
-    #[serde(rename = "box")]
+    /// `x0, y0, x1, y1`, x right, y down. A `null` is read as NaN.
+    #[serde(rename = "box", deserialize_with = "coordinates")]
     pub box_xyxy: [f32; 4],
     /// What the box holds.
     pub text: String,
@@ -16,13 +18,28 @@ pub struct RegionRecord {
 }
 
 impl RegionRecord {
-    /// Whether the box has an area and lies inside the image. Coordinates may overshoot by the
-    /// rounding of a few decimals.
-    pub fn is_inside(&self) -> bool {
+    /// What is wrong with the region, if anything. Coordinates may overshoot by the rounding of a few
+    /// decimals.
+    pub fn fault(&self) -> Option<SkipReason> {
         const ROUNDING: f32 = 1e-3;
         let [x0, y0, x1, y1] = self.box_xyxy;
-        self.box_xyxy.iter().all(|v| (-ROUNDING..=1.0 + ROUNDING).contains(v)) && x0 < x1 && y0 < y1
+        if !self.box_xyxy.iter().all(|v| v.is_finite()) {
+            Some(SkipReason::BoxNotFinite)
+        } else if x0 >= x1 || y0 >= y1 {
+            Some(SkipReason::BoxEmpty)
+        } else if !self.box_xyxy.iter().all(|v| (-ROUNDING..=1.0 + ROUNDING).contains(v)) {
+            Some(SkipReason::BoxOutsideImage)
+        } else if self.text.trim().is_empty() {
+            Some(SkipReason::EmptyPhrase)
+        } else {
+            None
+        }
     }
+}
+
+fn coordinates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[f32; 4], D::Error> {
+    let values = <[Option<f32>; 4]>::deserialize(deserializer)?;
+    Ok(values.map(|value| value.unwrap_or(f32::NAN)))
 }
 
 /// The `.json` member; keys that are not known are ignored, as the format allows.
@@ -34,4 +51,78 @@ pub struct RecordJson {
     /// Regions; no key means not annotated, an empty list annotated and none there.
     #[serde(default)]
     pub regions: Option<Vec<RegionRecord>>,
+}
+
+impl RecordJson {
+    /// Reads a `.json` member. Python writes NaN and Infinity, which JSON does not have: they are read as
+    /// `null`.
+    ///
+    /// # Errors
+    ///
+    /// What the parser said of the member as it is.
+    pub fn parse(bytes: &[u8]) -> Result<RecordJson, serde_json::Error> {
+        serde_json::from_slice(bytes).or_else(|error| match without_python_numbers(bytes) {
+            Some(repaired) => serde_json::from_slice(&repaired).map_err(|_| error),
+            None => Err(error),
+        })
+    }
+}
+
+/// The text with `null` for every NaN, Infinity and -Infinity outside strings; `None` if there is none.
+fn without_python_numbers(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut repaired = Vec::with_capacity(bytes.len());
+    let (mut rest, mut in_string, mut found) = (bytes, false, false);
+    while let Some(&byte) = rest.first() {
+        let word =
+            [&b"NaN"[..], b"-Infinity", b"Infinity"].into_iter().find(|word| !in_string && rest.starts_with(word));
+        let length = match word {
+            Some(word) => {
+                repaired.extend(b"null");
+                found = true;
+                word.len()
+            }
+            // An escaped character, a quote among them, does not end a string.
+            None if in_string && byte == b'\\' => {
+                let length = rest.len().min(2);
+                repaired.extend(&rest[..length]);
+                length
+            }
+            None => {
+                in_string ^= byte == b'"';
+                repaired.push(byte);
+                1
+            }
+        };
+        rest = &rest[length..];
+    }
+    found.then_some(repaired)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_of_a_region_has_its_reason() {
+        let fault = |box_xyxy: [f32; 4], text: &str| RegionRecord { box_xyxy, text: text.into(), score: None }.fault();
+        assert_eq!(fault([0.0, 0.0, 1.0005, 1.0], "x"), None);
+        assert_eq!(fault([0.0, f32::NAN, 1.0, 1.0], "x"), Some(SkipReason::BoxNotFinite));
+        assert_eq!(fault([0.0, 0.0, f32::INFINITY, 1.0], "x"), Some(SkipReason::BoxNotFinite));
+        assert_eq!(fault([0.5, 0.0, 0.5, 1.0], "x"), Some(SkipReason::BoxEmpty));
+        assert_eq!(fault([0.5, 0.9, 0.6, 0.1], "x"), Some(SkipReason::BoxEmpty));
+        assert_eq!(fault([0.5, 0.0, 1.5, 1.0], "x"), Some(SkipReason::BoxOutsideImage));
+        assert_eq!(fault([0.0, 0.0, 1.0, 1.0], " \n"), Some(SkipReason::EmptyPhrase));
+    }
+
+    #[test]
+    fn numbers_as_python_writes_them_cost_one_region() {
+        let text = br#"{"captions": ["NaN \" NaN"], "x": [-Infinity, {"y": Infinity}],
+            "regions": [{"box": [0, NaN, 1, 1], "text": "a"}, {"box": [0, 0, 1, null], "text": "b"}]}"#;
+        let record = RecordJson::parse(text).unwrap();
+        assert_eq!(record.captions, [r#"NaN " NaN"#]);
+        let regions = record.regions.unwrap();
+        assert!(regions.iter().all(|region| region.fault() == Some(SkipReason::BoxNotFinite)));
+        assert!(RecordJson::parse(br#"{"captions": NaN}"#).is_err());
+        assert!(RecordJson::parse(b"{").is_err());
+    }
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use webdataset::core::{base_plus_ext, braceexpand};
-use webdataset::shard::TarEntries;
 
 use crate::error::Error;
 use crate::skips::{Skip, SkipReason};
+use crate::tar_members::{MemberData, TarMember, TarMembers, Wish};
 
 /// Expands a list of shard patterns: `a::b` joins, `{000..011}` ranges and alternatives, `*` and `?`
 /// in the file name. The result is in the order of the patterns, sorted within a wildcard.
@@ -91,11 +91,25 @@ pub struct RawSample {
 }
 
 impl RawSample {
+    /// Bytes of all members.
+    pub fn bytes(&self) -> u64 {
+        self.members.values().map(|data| data.len() as u64).sum()
+    }
+
     /// A skip of this sample.
     pub fn skip(&self, reason: SkipReason, detail: impl ToString) -> Skip {
         Skip { reason, shard: self.shard.to_string(), key: self.key.clone(), detail: detail.to_string() }
     }
 }
+
+/// Extensions of the members that training reads.
+pub const TRAINING_MEMBERS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "txt", "json"];
+/// Extensions of the members that evaluation reads.
+pub const EVALUATION_MEMBERS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "txt", "json", "cls", "seg.png"];
+/// Members with more bytes are left out: 25 million pixels take at most as much.
+pub const MAX_MEMBER_BYTES: u64 = 256 << 20;
+/// Members that make a sample larger than this are left out.
+pub const MAX_SAMPLE_BYTES: u64 = 512 << 20;
 
 /// The samples of one shard in order. Two neighbouring members with the same key belong together.
 ///
@@ -103,7 +117,8 @@ impl RawSample {
 /// through, and then one [`Skip`].
 pub struct ShardSamples {
     shard: Arc<str>,
-    entries: TarEntries<BufReader<File>>,
+    members: TarMembers<BufReader<File>>,
+    wanted: Option<&'static [&'static str]>,
     current: Option<RawSample>,
     pending: Option<Skip>,
     done: bool,
@@ -120,14 +135,22 @@ impl ShardSamples {
         let io = |reason| Error::Io { path: path.into(), reason };
         let mut file = File::open(path).map_err(io)?;
         let has_end = has_end_marker(&mut file).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
         Ok(ShardSamples {
             shard: path.to_string_lossy().into(),
-            entries: TarEntries::new(BufReader::with_capacity(1 << 20, file)),
+            members: TarMembers::new(BufReader::with_capacity(1 << 20, file), length),
+            wanted: None,
             current: None,
             pending: None,
             done: false,
             has_end,
         })
+    }
+
+    /// Reads members of these extensions only (in lower case); the others are passed over.
+    pub fn keeping(mut self, extensions: &'static [&'static str]) -> ShardSamples {
+        self.wanted = Some(extensions);
+        self
     }
 
     /// The shard is cut off: the sample under way may have lost members and is dropped.
@@ -137,8 +160,13 @@ impl ShardSamples {
         Skip { reason: SkipReason::ShardCutOff, shard, key, detail }
     }
 
+    fn next_member(&mut self) -> Option<std::io::Result<TarMember>> {
+        let ShardSamples { members, wanted, current, .. } = self;
+        members.next(|name| wish(name, *wanted, current.as_ref())).transpose()
+    }
+
     /// Adds a member; gives the sample before it if this one starts another.
-    fn push(&mut self, name: &str, data: Vec<u8>) -> Option<RawSample> {
+    fn push(&mut self, name: &str, data: MemberData) -> Option<RawSample> {
         let (key, extension) = base_plus_ext(name)?;
         // `__index__` and the like describe the shard, not a sample.
         if key.rsplit('/').next().is_some_and(|base| base.starts_with("__")) {
@@ -152,18 +180,35 @@ impl ShardSamples {
             self.current.replace(next)
         };
         if let Some(sample) = &mut self.current {
-            match sample.members.entry(extension) {
-                Entry::Vacant(place) => {
+            let (reason, detail) = match (data, sample.members.entry(extension)) {
+                (MemberData::Unwanted, _) => return finished,
+                (MemberData::Read(data), Entry::Vacant(place)) => {
                     place.insert(data);
+                    return finished;
                 }
-                Entry::Occupied(place) => {
-                    let detail = format!("a second .{}", place.key());
-                    self.pending = Some(sample.skip(SkipReason::DuplicateMember, detail));
+                (MemberData::Read(_), Entry::Occupied(place)) => {
+                    (SkipReason::DuplicateMember, format!("a second .{}", place.key()))
                 }
-            }
+                (MemberData::TooLarge(bytes), place) => {
+                    (SkipReason::MemberTooLarge, format!("the .{} member has {bytes} bytes", place.key()))
+                }
+            };
+            self.pending = Some(sample.skip(reason, detail));
         }
         finished
     }
+}
+
+/// Whether to read a member, and how much of it.
+fn wish(name: &str, wanted: Option<&[&str]>, current: Option<&RawSample>) -> Wish {
+    let Some((key, extension)) = base_plus_ext(name) else {
+        return Wish::Skip;
+    };
+    if wanted.is_some_and(|wanted| !wanted.contains(&extension.to_ascii_lowercase().as_str())) {
+        return Wish::Skip;
+    }
+    let held = current.filter(|sample| sample.key == key).map_or(0, RawSample::bytes);
+    Wish::Read { limit: MAX_MEMBER_BYTES.min(MAX_SAMPLE_BYTES.saturating_sub(held)) }
 }
 
 /// Whether the file ends in a block of zeros, as every whole tar does: a download that stopped between
@@ -192,9 +237,9 @@ impl Iterator for ShardSamples {
             if self.done {
                 return self.current.take().map(Ok);
             }
-            match self.entries.next() {
-                Some(Ok(entry)) => {
-                    if let Some(sample) = self.push(&entry.name, entry.data) {
+            match self.next_member() {
+                Some(Ok(member)) => {
+                    if let Some(sample) = self.push(&member.name, member.data) {
                         return Some(Ok(sample));
                     }
                 }

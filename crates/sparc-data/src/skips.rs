@@ -18,12 +18,21 @@ pub enum SkipReason {
     CaptionNotUtf8,
     /// The `.json` member is not a record.
     BadJson,
-    /// A region's box has no area or lies outside the image: only the region is left out.
+    /// A region's box has a coordinate that is no number: only the region is left out.
+    BoxNotFinite,
+    /// A region's box has no area: only the region is left out.
+    BoxEmpty,
+    /// A region's box reaches outside the image: only the region is left out.
     BoxOutsideImage,
     /// A region without a phrase: only the region is left out.
     EmptyPhrase,
+    /// Too little of a region is inside the frame after crops and the like: only the region is left
+    /// out. It is no fault of the data, so it is counted and not logged.
+    RegionOutOfFrame,
     /// Two members of a sample have the same name: the first counts.
     DuplicateMember,
+    /// A member is larger than is read: only the member is left out.
+    MemberTooLarge,
     /// The label map or class index cannot be read: only that annotation is left out.
     BadLabel,
     /// The tokenizer's vocabulary cannot express the text.
@@ -37,8 +46,20 @@ impl SkipReason {
     pub fn drops_sample(self) -> bool {
         !matches!(
             self,
-            SkipReason::BoxOutsideImage | SkipReason::EmptyPhrase | SkipReason::DuplicateMember | SkipReason::BadLabel
+            SkipReason::BoxNotFinite
+                | SkipReason::BoxEmpty
+                | SkipReason::BoxOutsideImage
+                | SkipReason::EmptyPhrase
+                | SkipReason::RegionOutOfFrame
+                | SkipReason::DuplicateMember
+                | SkipReason::MemberTooLarge
+                | SkipReason::BadLabel
         )
+    }
+
+    /// Whether something is wrong with the data, worth a line in the log.
+    pub fn is_a_fault(self) -> bool {
+        self != SkipReason::RegionOutOfFrame
     }
 }
 
@@ -51,9 +72,13 @@ impl fmt::Display for SkipReason {
             SkipReason::NoCaption => "no_caption",
             SkipReason::CaptionNotUtf8 => "caption_not_utf8",
             SkipReason::BadJson => "bad_json",
+            SkipReason::BoxNotFinite => "box_not_finite",
+            SkipReason::BoxEmpty => "box_empty",
             SkipReason::BoxOutsideImage => "box_outside_image",
             SkipReason::EmptyPhrase => "empty_phrase",
+            SkipReason::RegionOutOfFrame => "region_out_of_frame",
             SkipReason::DuplicateMember => "duplicate_member",
+            SkipReason::MemberTooLarge => "member_too_large",
             SkipReason::BadLabel => "bad_label",
             SkipReason::Tokenize => "tokenize",
             SkipReason::ShardCutOff => "shard_cut_off",
@@ -88,7 +113,7 @@ impl SkipCounts {
     pub fn record(&mut self, skip: &Skip) {
         let count = self.counts.entry(skip.reason).or_default();
         *count += 1;
-        if *count <= Self::LOGGED {
+        if skip.reason.is_a_fault() && *count <= Self::LOGGED {
             let more = if *count == Self::LOGGED { " (more of these are only counted)" } else { "" };
             tracing::warn!("skipped {}: {} {}: {}{more}", skip.reason, skip.shard, skip.key, skip.detail);
         }

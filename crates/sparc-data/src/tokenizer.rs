@@ -28,17 +28,27 @@ const END: &str = "[EOS]";
 pub struct TextTokenizer {
     inner: tokenizers::Tokenizer,
     padding_id: u32,
+    context_length: usize,
     fingerprint: String,
 }
 
 /// Token ids of one text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TokenizedText {
     /// Ids, special tokens included.
     pub ids: Vec<u32>,
     /// True where the id is a piece of the text, not a special token.
     pub content: Vec<bool>,
 }
+
+impl TokenizedText {
+    /// No token at all.
+    pub const EMPTY: TokenizedText = TokenizedText { ids: Vec::new(), content: Vec::new() };
+}
+
+/// Characters of a text for each token of the context that are looked at. No word of a language has as
+/// many for one token; without a bound a caption of a hundred megabytes keeps a thread busy for minutes.
+const CHARACTERS_PER_TOKEN: usize = 256;
 
 impl TextTokenizer {
     /// Reads a `tokenizer.json` and cuts texts to `context_length` tokens.
@@ -63,17 +73,27 @@ impl TextTokenizer {
             .find_map(|name| inner.token_to_id(name))
             .ok_or_else(|| format!("it has no padding token (looked for {})", PAD_NAMES.join(", ")))?;
         inner.with_padding(None);
-        let n_special = inner.encode("", true).map_or(0, |encoding| encoding.len());
+        let fingerprint = format!("{:016x}", sparc_core::seed::derive(0, &[b"tokenizer", bytes]));
+        TextTokenizer { inner, padding_id, context_length, fingerprint }.with_context_length(context_length)
+    }
+
+    /// The same tokenizer cutting texts to another number of tokens.
+    ///
+    /// # Errors
+    ///
+    /// A context without room for a piece of text.
+    pub fn with_context_length(mut self, context_length: usize) -> Result<TextTokenizer, String> {
+        let truncated = |max_length| Some(TruncationParams { max_length, ..TruncationParams::default() });
+        let failed = |error| format!("cannot cut texts to {context_length} tokens: {error}");
+        self.inner.with_truncation(None).map_err(failed)?;
+        let n_special = self.inner.encode("", true).map_or(0, |encoding| encoding.len());
         if context_length <= n_special {
             return Err(format!(
                 "it puts {n_special} special tokens around every text, which leaves no room in a context of {context_length}"
             ));
         }
-        inner
-            .with_truncation(Some(TruncationParams { max_length: context_length, ..TruncationParams::default() }))
-            .map_err(|error| format!("cannot cut texts to {context_length} tokens: {error}"))?;
-        let fingerprint = format!("{:016x}", sparc_core::seed::derive(0, &[b"tokenizer", bytes]));
-        Ok(TextTokenizer { inner, padding_id, fingerprint })
+        self.inner.with_truncation(truncated(context_length)).map_err(failed)?;
+        Ok(TextTokenizer { context_length, ..self })
     }
 
     /// Number of token ids, added tokens included: one more than the largest, for ids may have holes.
@@ -92,6 +112,8 @@ impl TextTokenizer {
     ///
     /// What the library said, which it only does of a broken vocabulary (no piece and no unknown token).
     pub fn encode(&self, text: &str) -> Result<TokenizedText, String> {
+        let longest = self.context_length.saturating_mul(CHARACTERS_PER_TOKEN);
+        let text = text.char_indices().nth(longest).map_or(text, |(end, _)| &text[..end]);
         let encoding = self.inner.encode(text, true).map_err(|error| error.to_string())?;
         Ok(TokenizedText {
             ids: encoding.get_ids().to_vec(),
@@ -103,7 +125,7 @@ impl TextTokenizer {
     fn encode_or_empty(&self, text: &str) -> TokenizedText {
         self.encode(text).unwrap_or_else(|error| {
             tracing::warn!("\"{text}\" could not be tokenised and counts as empty: {error}");
-            TokenizedText { ids: Vec::new(), content: Vec::new() }
+            TokenizedText::EMPTY
         })
     }
 

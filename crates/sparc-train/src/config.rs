@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sparc_data::CaptionChoice;
 use sparc_data::transform::{Augmentation, ResizeMode};
+use sparc_data::{CaptionChoice, RegionSettings};
 use sparc_models::ModelSize;
 use sparc_models::networks::SpecialTokens;
 use sparc_models::vit::VitConfig;
@@ -85,8 +85,15 @@ pub struct DataConfig {
     /// other pixels. Off unless given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dct_scaling: bool,
+    /// Annotated regions: how many of a sample, and how long their phrases. Absent, they are not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<RegionSettings>,
     /// How many encoded samples the shuffle draws from.
     pub shuffle_buffer: usize,
+    /// Most memory of these samples in MiB; the shuffle draws from fewer where they are large. Absent,
+    /// there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shuffle_mib: Option<u64>,
     /// Decoding threads.
     pub workers: usize,
     /// Batches made in advance.
@@ -265,6 +272,31 @@ pub(crate) mod tests {
         assert!(set("train.stesp=7").unwrap_err().contains("did you mean `steps`?"));
         assert!(set("train.steps").unwrap_err().contains("key.path=value"));
         assert!(set("seed.x=1").unwrap_err().contains("not a section"));
+    }
+
+    #[test]
+    fn optional_keys_of_the_data_are_absent_unless_given() {
+        let config = parse(EXAMPLE, &[]).unwrap();
+        assert_eq!((config.data.regions, config.data.dct_scaling, config.data.shuffle_mib), (None, false, None));
+        assert_eq!(config.data.augmentation.random_augment, None);
+        for key in ["regions", "dct_scaling", "shuffle_mib", "random_augment"] {
+            assert!(!config.to_yaml().contains(key), "old checkpoints have no {key}");
+        }
+        let settings = [
+            "data.regions={max: 4, context_length: 16}",
+            "data.dct_scaling=true",
+            "data.shuffle_mib=512",
+            "data.augmentation.random_augment={operations: 2, magnitude: 7, probability: 0.5}",
+            "data.resize=pad",
+            "data.captions=all",
+        ];
+        let config = parse(EXAMPLE, &settings.map(String::from)).unwrap();
+        assert_eq!(config.data.regions, Some(RegionSettings { max: 4, context_length: 16 }));
+        assert_eq!(config.data.augmentation.random_augment.unwrap().magnitude, 7.0);
+        assert_eq!((config.data.resize, config.data.captions), (ResizeMode::Pad, CaptionChoice::All));
+        assert_eq!(parse(&config.to_yaml(), &[]).unwrap(), config);
+        let error = parse(EXAMPLE, &["data.regions={max: 4, context: 16}".into()]).unwrap_err();
+        assert!(error.contains("data.regions") && error.contains("did you mean `context_length`?"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sparc_data::shards::expand_shards;
-use sparc_data::{LoaderConfig, Preparation, TextTokenizer};
+use sparc_data::{LoaderConfig, Preparation, TextTokenizer, Tokenizers};
 use sparc_models::networks::DualEncoderConfig;
 use sparc_models::text::TextConfig;
 use tch::Device;
@@ -51,6 +51,8 @@ impl RunPlan {
         check(&config).map_err(Error::Plan)?;
         let shards = expand_shards(&config.data.train)?;
         let tokenizer = TextTokenizer::from_file(&config.data.tokenizer, config.model.text.context_length as usize)?;
+        Tokenizers::new(tokenizer.clone(), config.data.regions)
+            .map_err(|reason| Error::Plan(format!("data.regions.context_length: {reason}")))?;
         let resolved = Resolved {
             shards,
             vocab_size: tokenizer.vocab_size() as i64,
@@ -97,6 +99,7 @@ impl RunPlan {
             shards: self.resolved.shards.clone(),
             batch_size: train.batch_size,
             shuffle_buffer: data.shuffle_buffer,
+            shuffle_bytes: data.shuffle_mib.map(|mib| mib.saturating_mul(1 << 20)),
             workers: data.workers,
             prefetch: data.prefetch,
             seed: *seed,
@@ -107,7 +110,7 @@ impl RunPlan {
                 augmentation: data.augmentation,
                 dct_scaling: data.dct_scaling,
                 captions: data.captions,
-                max_regions: 0,
+                regions: data.regions,
                 seed: *seed,
             },
         }
@@ -209,6 +212,9 @@ fn check(config: &RunConfig) -> Result<(), String> {
     let min_crop_area = data.augmentation.min_crop_area;
     if !(min_crop_area > 0.0 && min_crop_area <= 1.0) {
         return Err(format!("data.augmentation.min_crop_area must lie in (0, 1], got {min_crop_area}"));
+    }
+    if data.regions.is_some_and(|regions| regions.max == 0) {
+        return Err("data.regions.max must be at least 1; leave data.regions out to read no regions".into());
     }
     if let Some(random_augment) = &data.augmentation.random_augment {
         random_augment.validate().map_err(|reason| format!("data.augmentation.random_augment.{reason}"))?;

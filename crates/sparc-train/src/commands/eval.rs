@@ -66,8 +66,10 @@ enum Patches {
 enum Resize {
     /// The whole image, its aspect ratio changed
     Squash,
-    /// The largest centred square
+    /// The short side to size, then the centre
     CenterCrop,
+    /// The long side to size, centred on black
+    Pad,
 }
 
 pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
@@ -83,6 +85,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         None => trained.plan.config.data.resize,
         Some(Resize::Squash) => ResizeMode::Squash,
         Some(Resize::CenterCrop) => ResizeMode::CenterCrop,
+        Some(Resize::Pad) => ResizeMode::Pad,
     };
     let (results, skips) = run(&trained, shards, resize, &request)?;
     let rows: Vec<MetricRow> =

@@ -34,6 +34,26 @@ pub fn at_least_f32(x: &Tensor) -> Tensor {
     }
 }
 
+/// The logit of something that takes no part in a softmax: its share is exactly 0 in f32 and f64. Finite, because
+/// a row of −∞ would give NaN.
+pub const PADDING_LOGIT: f64 = -1e9;
+
+/// Panics unless patches are `[B, P, D]`, tokens `[B, L, D]` and the mask `bool` `[B, L]`; the message has the shapes.
+#[track_caller]
+pub fn check_tokens(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor) {
+    let (patches, tokens, mask) = (patches_bpd.size(), tokens_bld.size(), mask_bl.size());
+    assert!(
+        patches.len() == 3 && tokens.len() == 3 && patches[0] == tokens[0] && patches[2] == tokens[2],
+        "patches must be [B, P, D] and tokens [B, L, D], got {patches:?} and {tokens:?}"
+    );
+    assert!(
+        mask == tokens[..2] && mask_bl.kind() == Kind::Bool,
+        "mask must be bool {:?}, got {:?} {mask:?}",
+        &tokens[..2],
+        mask_bl.kind()
+    );
+}
+
 /// Tokens `[B, L, D]` with zeros where `mask_bl` is false. Padding may hold anything, NaN too; it must
 /// not reach a sum or a maximum.
 pub fn without_padding(tokens_bld: &Tensor, mask_bl: &Tensor) -> Tensor {

@@ -23,6 +23,8 @@ class Rows {
       : count(x.size(1)),
         width(x.size(2)),
         tensor_(x.stride(2) == 1 && x.stride(1) >= std::max<int64_t>(width, 1) ? x : x.contiguous()),
+        // The stride of a dimension of size 1 means nothing, and BLAS looks at it.
+        row_stride_(count > 1 ? tensor_.stride(1) : width),
         kind_(tensor_.scalar_type()),
         data_(static_cast<char*>(tensor_.data_ptr())) {}
 
@@ -50,7 +52,7 @@ class Rows {
   // The sample's matrix and its row stride: in place, or widened into `own` [N, D].
   template <typename T>
   std::pair<const T*, int64_t> matrix(int64_t b, T* own) const {
-    if (is<T>()) return {row_of<T>(b, 0), tensor_.stride(1)};
+    if (is<T>()) return {row_of<T>(b, 0), row_stride_};
     for (int64_t row = 0; row < count; ++row) read(b, row, own + row * width);
     return {own, width};
   }
@@ -58,7 +60,7 @@ class Rows {
   // Where to put a sample's matrix: in place, or `own`, for `write_matrix`.
   template <typename T>
   std::pair<T*, int64_t> matrix_to_fill(int64_t b, T* own) const {
-    if (is<T>()) return {row_of<T>(b, 0), tensor_.stride(1)};
+    if (is<T>()) return {row_of<T>(b, 0), row_stride_};
     return {own, width};
   }
 
@@ -75,12 +77,13 @@ class Rows {
 
  private:
   at::Tensor tensor_;
+  int64_t row_stride_;
   at::ScalarType kind_;
   char* data_;
 
   template <typename E>
   E* row_of(int64_t b, int64_t row) const {
-    return reinterpret_cast<E*>(data_) + b * tensor_.stride(0) + row * tensor_.stride(1);
+    return reinterpret_cast<E*>(data_) + b * tensor_.stride(0) + row * row_stride_;
   }
 
   template <typename F>

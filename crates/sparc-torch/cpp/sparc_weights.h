@@ -107,6 +107,7 @@ struct WeightRow {
       weights[p] = scaled < sigma ? T(0) : scaled;
       left += weights[p];
     }
+    uniform = left <= T(0);
     sum = left;
   }
 

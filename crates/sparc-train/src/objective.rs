@@ -121,18 +121,22 @@ impl Objective {
                     heads.scalars.extend(own(config.temperature, LearnedScalar::PaclLogitScale));
                     heads.residual_branch = config.embedder == Embedder::Residual;
                 }
-                Objective::Gloria(config) if config.temperatures == Temperatures::Learned => heads.scalars.extend([
-                    (LearnedScalar::GloriaAttentionScale, config.attention_scale_init),
-                    (LearnedScalar::GloriaWordScale, config.word_scale_init),
-                    (LearnedScalar::GloriaLogitScale, config.logit_scale_init),
-                ]),
+                Objective::Gloria(config) if config.temperatures == Temperatures::Learned => {
+                    if config.lambda_local > 0.0 {
+                        heads.scalars.extend([
+                            (LearnedScalar::GloriaAttentionScale, config.attention_scale_init),
+                            (LearnedScalar::GloriaWordScale, config.word_scale_init),
+                        ]);
+                    }
+                    heads.scalars.push((LearnedScalar::GloriaLogitScale, config.logit_scale_init));
+                }
                 Objective::Gloria(_) => {}
                 Objective::Mgca(config) => {
-                    heads.scalars.extend(own(config.token_temperature, LearnedScalar::MgcaTokenLogitScale));
-                    if config.lambda_token > 0.0
-                        && let CrossAttention::Learned { width } = config.attention
-                    {
-                        heads.mutual_attention = Some(width);
+                    if config.lambda_token > 0.0 {
+                        heads.scalars.extend(own(config.token_temperature, LearnedScalar::MgcaTokenLogitScale));
+                        if let CrossAttention::Learned { width } = config.attention {
+                            heads.mutual_attention = Some(width);
+                        }
                     }
                     heads.prototypes = (config.lambda_prototype > 0.0).then_some(config.n_prototypes);
                 }
@@ -266,9 +270,13 @@ fn pacl(network: &DualEncoder, Features { image, text }: &Features, config: &Pac
 }
 
 fn gloria(network: &DualEncoder, Features { image, text }: &Features, config: &GloriaConfig) -> LossTerms {
+    let local = config.lambda_local > 0.0;
     let scale = |scalar: LearnedScalar, start: f64| match config.temperatures {
-        Temperatures::Learned => network.scalar(scalar),
-        Temperatures::Fixed => Tensor::full([0i64; 0], start, (image.pooled_bd.kind(), image.pooled_bd.device())),
+        Temperatures::Learned if local || scalar == LearnedScalar::GloriaLogitScale => network.scalar(scalar),
+        // Fixed, or read by no term.
+        Temperatures::Learned | Temperatures::Fixed => {
+            Tensor::full([0i64; 0], start, (image.pooled_bd.kind(), image.pooled_bd.device()))
+        }
     };
     let inputs = GloriaInputs {
         patches: Gathered::single(&image.patches_bpd),
@@ -299,6 +307,11 @@ fn mgca(network: &DualEncoder, features: &Features, config: &MgcaConfig, updates
     let none = || Tensor::zeros([2, image.pooled_bd.size()[1]], (Kind::Float, image.pooled_bd.device()));
     let prototypes = network.prototypes().map_or_else(none, Tensor::shallow_clone);
     let frozen = updates < config.freeze_prototypes_steps;
+    let token_logit_scale = if config.lambda_token > 0.0 {
+        temperature(network, config.token_temperature, LearnedScalar::MgcaTokenLogitScale)
+    } else {
+        network.logit_scale()
+    };
     let inputs = MgcaInputs {
         words_bld: &words_bld,
         word_contexts_bld: &word_contexts_bld,
@@ -310,7 +323,7 @@ fn mgca(network: &DualEncoder, features: &Features, config: &MgcaConfig, updates
         row_offset: 0,
         prototypes_md: &if frozen { prototypes.detach() } else { prototypes },
         logit_scale: &network.logit_scale(),
-        token_logit_scale: &temperature(network, config.token_temperature, LearnedScalar::MgcaTokenLogitScale),
+        token_logit_scale: &token_logit_scale,
         denominator: None,
     };
     mgca_loss(&inputs, config)

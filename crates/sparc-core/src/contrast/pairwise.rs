@@ -66,6 +66,13 @@ pub(crate) fn contrast_each(pairs: &Pairs, over_texts: &Score, over_images: &Sco
     Contrast { value, image_to_text_accuracy, text_to_image_accuracy }
 }
 
+/// Images and texts of a block that holds `budget` numbers at `per_pair`: as many of the `n` texts as fit, then
+/// images; at least one of each.
+pub(crate) fn block_of(budget: i64, per_pair: i64, n_texts: i64) -> (i64, i64) {
+    let texts = (budget / per_pair).min(n_texts).max(1);
+    ((budget / (texts * per_pair)).max(1), texts)
+}
+
 impl Pairs<'_> {
     /// Local and global number of rows, B and N.
     fn check(&self) -> (i64, i64) {
@@ -232,5 +239,18 @@ impl Scores<'_> {
         let scores_ac = if with_graph { tch::with_grad(score) } else { tch::no_grad(score) };
         assert_eq!(scores_ac.size(), [a, c], "scores of {a} images and {c} texts");
         Block { leaves, scores_ac }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_of;
+
+    #[test]
+    fn blocks_hold_the_budget_and_at_least_one_pair() {
+        for (n_texts, expected) in [(64, (5, 64)), (2, (163, 2)), (2000, (1, 327)), (0, (327, 1))] {
+            assert_eq!(block_of(1 << 20, 3200, n_texts), expected);
+        }
+        assert_eq!(block_of(100, 3200, 64), (1, 1));
     }
 }

@@ -253,7 +253,7 @@ pub(super) mod reference {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sparc_testing::{assert_close, check_gradient, random, rows, scalar, values};
+    use sparc_testing::{assert_close, assert_ranks_add_up, check_gradient, random, rows, scalar, values};
 
     use super::*;
 
@@ -357,34 +357,16 @@ mod tests {
 
     #[test]
     fn rows_of_simulated_processes_add_up_to_the_whole() {
-        let (image, text) = (random(&[6, 4], 3), random(&[6, 4], 4));
-        let whole = {
-            let (image, text) = (image.detach().set_requires_grad(true), text.detach().set_requires_grad(true));
-            let value = loss(&image, &text, 9.0);
-            value.backward();
-            (scalar(&value), image.grad(), text.grad())
-        };
-        for parts in [1, 2, 3] {
-            let (image, text) = (image.detach().set_requires_grad(true), text.detach().set_requires_grad(true));
-            let size = 6 / parts;
-            let scale = Tensor::from(9.0f64);
-            let mut sum = Tensor::from(0.0f64);
-            for part in 0..parts {
-                let offset = part * size;
-                sum += clip_loss(&ClipInputs {
-                    image: Gathered { local: &image.narrow(0, offset, size), global: &image },
-                    text: Gathered { local: &text.narrow(0, offset, size), global: &text },
-                    row_offset: offset,
-                    logit_scale: &scale,
-                })
-                .total;
-            }
-            let mean = sum / parts as f64;
-            mean.backward();
-            assert_close(scalar(&mean), whole.0, 1e-12);
-            assert!((image.grad() - &whole.1).abs().max().double_value(&[]) < 1e-12);
-            assert!((text.grad() - &whole.2).abs().max().double_value(&[]) < 1e-12);
-        }
+        let leaves = [random(&[12, 4], 3), random(&[12, 4], 4), Tensor::from(9.0f64)];
+        assert_ranks_add_up(12, &leaves, |leaves, rank| {
+            clip_loss(&ClipInputs {
+                image: Gathered { local: &rank.of(&leaves[0]), global: &leaves[0] },
+                text: Gathered { local: &rank.of(&leaves[1]), global: &leaves[1] },
+                row_offset: rank.offset,
+                logit_scale: &leaves[2],
+            })
+            .total
+        });
     }
 
     #[test]

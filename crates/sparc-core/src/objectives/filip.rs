@@ -16,9 +16,9 @@ use sparc_torch::MaxSimilarity;
 use tch::{Kind, Reduction, Tensor};
 
 use super::sparc::LocalTemperature;
-use crate::contrast::pairwise::{self, Pairs};
+use crate::contrast::pairwise::{self, Pairs, block_of};
 use crate::contrast::{Rows, chunks, wants_gradient, with_gradients};
-use crate::tensor_math::{at_least_f32, l2_normalize, without_padding};
+use crate::tensor_math::{at_least_f32, check_tokens, l2_normalize, without_padding};
 use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, a images and c texts, l tokens, p patches,
@@ -75,8 +75,8 @@ pub struct FilipInputs<'a> {
 pub fn filip_loss(inputs: &FilipInputs) -> LossTerms {
     let (n_patches, length) = check_shapes(inputs);
     if !MaxSimilarity::takes(&at_least_f32(inputs.patches.local)) {
-        let texts = (SIMILARITIES_AT_ONCE / (n_patches * length)).max(1);
-        return by_blocks(inputs, ((SIMILARITIES_AT_ONCE / (texts * n_patches * length)).max(1), texts));
+        let n_texts = inputs.mask.global.size()[0];
+        return by_blocks(inputs, block_of(SIMILARITIES_AT_ONCE, n_patches * length, n_texts));
     }
     by_maxima(inputs)
 }
@@ -120,7 +120,7 @@ fn by_maxima(inputs: &FilipInputs) -> LossTerms {
 
 /// The valid tokens of all texts, one after the other, `[W, D]`.
 fn words_of(tokens_cld: &Tensor, mask_cl: &Tensor) -> Tensor {
-    let valid_w = mask_cl.view([-1]).nonzero().squeeze_dim(1);
+    let valid_w = mask_cl.reshape([-1]).nonzero().squeeze_dim(1);
     tokens_cld.reshape([-1, tokens_cld.size()[2]]).index_select(0, &valid_w)
 }
 
@@ -243,6 +243,11 @@ fn over_words(sim_apcl: &Tensor, mask_cl: &Tensor) -> Tensor {
 /// If shapes disagree.
 pub fn scores(patches_apd: &Tensor, tokens_cld: &Tensor, mask_cl: &Tensor) -> (Tensor, Tensor) {
     let patches_apd = at_least_f32(patches_apd);
+    if patches_apd.size()[0] == 0 || mask_cl.numel() == 0 {
+        let none = patches_apd
+            .new_zeros([patches_apd.size()[0], mask_cl.size()[0]], (patches_apd.kind(), patches_apd.device()));
+        return (none.shallow_clone(), none);
+    }
     if MaxSimilarity::takes(&patches_apd) {
         let words_wd = words_of(&at_least_f32(tokens_cld), mask_cl);
         let similarity = MaxSimilarity::new(&patches_apd, &words_wd, &starts(mask_cl)).expect("shapes agree");
@@ -256,7 +261,8 @@ pub fn scores(patches_apd: &Tensor, tokens_cld: &Tensor, mask_cl: &Tensor) -> (T
         let sim_apcl = similarities(&patches_apd.narrow(0, start, size), &tokens_cld);
         (mean_over_patches(&sim_apcl, mask_cl), mean_over_words(&sim_apcl, mask_cl))
     };
-    let (image, text): (Vec<Tensor>, Vec<Tensor>) = chunks(a, SIMILARITIES_AT_ONCE / (p * c * l)).map(rows).unzip();
+    let (image, text): (Vec<Tensor>, Vec<Tensor>) =
+        chunks(a, SIMILARITIES_AT_ONCE / (p * c * l).max(1)).map(rows).unzip();
     (Tensor::cat(&image, 0), Tensor::cat(&text, 0))
 }
 
@@ -279,6 +285,7 @@ pub fn keep_tokens(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor, 
     if keep >= 1.0 {
         return Kept { patches_bkd: patches_bpd.shallow_clone(), mask_bl: mask_bl.shallow_clone() };
     }
+    check_tokens(patches_bpd, tokens_bld, mask_bl);
     let (b, p, d) = patches_bpd.size3().expect("patches are [B, P, D]");
     let kept_patches = (keep * p as f64).ceil() as i64;
     let (chosen_bk, mask_bl) = tch::no_grad(|| {
@@ -302,7 +309,7 @@ fn largest_cosines(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor) 
     let p = patches_bpd.size()[1];
     let mut token_bl = tokens_bld.new_full([b, l], -2.0, (tokens_bld.kind(), tokens_bld.device()));
     let mut patch = Vec::new();
-    for (start, size) in chunks(b, SIMILARITIES_AT_ONCE / (p * b * l)) {
+    for (start, size) in chunks(b, SIMILARITIES_AT_ONCE / (p * b * l).max(1)) {
         let sim_apbl = similarities(&patches_bpd.narrow(0, start, size), &tokens_bld);
         patch.push(over_words(&sim_apbl, mask_bl).amax([-1i64].as_slice(), false));
         token_bl = token_bl.maximum(&sim_apbl.amax([0i64, 1].as_slice(), false));
@@ -312,18 +319,8 @@ fn largest_cosines(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor) 
 
 /// P and L, at least 1.
 fn check_shapes(inputs: &FilipInputs) -> (i64, i64) {
-    let (patches, tokens, mask) = (inputs.patches.local.size(), inputs.tokens.local.size(), inputs.mask.local);
-    assert!(
-        patches.len() == 3 && tokens.len() == 3 && patches[0] == tokens[0] && patches[2] == tokens[2],
-        "patches must be [B, P, D] and tokens [B, L, D], got {patches:?} and {tokens:?}"
-    );
-    assert!(
-        mask.size() == tokens[..2] && mask.kind() == Kind::Bool,
-        "mask must be bool {:?}, got {:?} {:?}",
-        &tokens[..2],
-        mask.kind(),
-        mask.size()
-    );
+    check_tokens(inputs.patches.local, inputs.tokens.local, inputs.mask.local);
+    let (patches, tokens) = (inputs.patches.local.size(), inputs.tokens.local.size());
     assert!(patches[1] > 0 && tokens[1] > 0, "nothing to compare: {patches:?} and {tokens:?}");
     for rows in [inputs.patches, inputs.tokens, inputs.mask] {
         rows.check_rows(inputs.row_offset);

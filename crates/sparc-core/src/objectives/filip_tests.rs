@@ -167,6 +167,15 @@ fn wrong_values_are_named() {
 }
 
 #[test]
+fn nothing_to_score_gives_empty_scores() {
+    for (a, c) in [(0, 3), (3, 0)] {
+        let mask = Tensor::ones([c, 2], (Kind::Bool, tch::Device::Cpu));
+        let (image, text) = scores(&random(&[a, 2, 4], 1), &random(&[c, 2, 4], 2), &mask);
+        assert_eq!((image.size(), text.size()), (vec![a, c], vec![a, c]));
+    }
+}
+
+#[test]
 #[should_panic(expected = "mask must be bool [2, 3]")]
 fn a_shape_bug_panics_with_the_numbers() {
     let (patches, tokens) = (random(&[2, 2, 2], 0), random(&[2, 3, 2], 0));

@@ -18,8 +18,8 @@ use tch::{Kind, Tensor};
 
 use super::clip::{self, ClipInputs};
 use crate::contrast::Rows;
-use crate::contrast::pairwise::{self, Pairs};
-use crate::tensor_math::{NORM_EPS, at_least_f32, without_padding};
+use crate::contrast::pairwise::{self, Pairs, block_of};
+use crate::tensor_math::{NORM_EPS, PADDING_LOGIT, at_least_f32, check_tokens, without_padding};
 use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, a images and c texts of a block, l tokens,
@@ -134,8 +134,8 @@ const WEIGHTS_AT_ONCE: i64 = 1 << 20;
 /// If shapes disagree.
 pub fn gloria_loss(inputs: &GloriaInputs, config: &GloriaConfig) -> LossTerms {
     let (n_patches, length) = check_shapes(inputs);
-    let texts = (WEIGHTS_AT_ONCE / (n_patches * length)).max(1);
-    gloria_in_blocks(inputs, config, (WEIGHTS_AT_ONCE / (texts * n_patches * length), texts))
+    let n_texts = inputs.mask.global.size()[0];
+    gloria_in_blocks(inputs, config, block_of(WEIGHTS_AT_ONCE, n_patches * length, n_texts))
 }
 
 fn gloria_in_blocks(inputs: &GloriaInputs, config: &GloriaConfig, block: (i64, i64)) -> LossTerms {
@@ -191,7 +191,7 @@ fn score(images: &[Tensor], texts: &[Tensor], scales: &[Tensor], config: &Gloria
     }
     if config.word_softmax {
         let no_padding = mask_cl.logical_not().view([1, c, l, 1]);
-        let by_word = attended_awp.view([a, c, l, -1]).masked_fill(&no_padding, PADDING_SCORE);
+        let by_word = attended_awp.view([a, c, l, -1]).masked_fill(&no_padding, PADDING_LOGIT);
         attended_awp = by_word.softmax(2, None::<Kind>).view([a, c * l, -1]);
     }
     let weights_awp = (attended_awp * attention_scale).softmax(-1, None::<Kind>);
@@ -200,7 +200,8 @@ fn score(images: &[Tensor], texts: &[Tensor], scales: &[Tensor], config: &Gloria
     let grams_app = patches_apd.matmul(&patches_apd.transpose(1, 2));
     let squared_aw = sum(weights_awp.matmul(&grams_app) * &weights_awp);
     let word_squared_w = sum(tokens_cld * tokens_cld).view([1, c * l]);
-    let norms_squared_aw = squared_aw * word_squared_w;
+    // Cauchy–Schwarz: rounding must not make a cosine above 1 where patches cancel.
+    let norms_squared_aw = (squared_aw * word_squared_w).maximum(&(&along_aw * &along_aw));
     let is_zero = norms_squared_aw.le(NORM_EPS * NORM_EPS);
     let cosine_aw = along_aw.masked_fill(&is_zero, 0.0) / norms_squared_aw.masked_fill(&is_zero, 1.0).sqrt();
     let words_acl = (cosine_aw * word_scale).view([a, c, l]);
@@ -212,7 +213,7 @@ fn aggregate(words_acl: &Tensor, mask_cl: &Tensor, aggregation: WordAggregation)
     let count_c = mask_cl.sum_dim_intlist([1i64].as_slice(), false, words_acl.kind());
     let is_empty_c = count_c.le(0.0);
     // Finite, so that a text without words is no row of −∞; it is overwritten.
-    let masked_acl = words_acl.masked_fill(&mask_cl.logical_not(), PADDING_SCORE);
+    let masked_acl = words_acl.masked_fill(&mask_cl.logical_not(), PADDING_LOGIT);
     let sum_ac = masked_acl.logsumexp([-1i64].as_slice(), false);
     let score_ac = match aggregation {
         WordAggregation::Sum => sum_ac,
@@ -221,24 +222,10 @@ fn aggregate(words_acl: &Tensor, mask_cl: &Tensor, aggregation: WordAggregation)
     score_ac.masked_fill(&is_empty_c, 0.0)
 }
 
-/// Exponent of a padded word: its share is exactly 0 in f32 and f64.
-const PADDING_SCORE: f64 = -1e9;
-
 /// L and P, at least 1 each.
 fn check_shapes(inputs: &GloriaInputs) -> (i64, i64) {
+    check_tokens(inputs.patches.local, inputs.tokens.local, inputs.mask.local);
     let (patches, tokens) = (inputs.patches.local.size(), inputs.tokens.local.size());
-    let mask = inputs.mask.local;
-    assert!(
-        patches.len() == 3 && tokens.len() == 3 && patches[0] == tokens[0] && patches[2] == tokens[2],
-        "patches must be [B, P, D] and tokens [B, L, D], got {patches:?} and {tokens:?}"
-    );
-    assert!(
-        mask.size() == tokens[..2] && mask.kind() == Kind::Bool,
-        "mask must be bool {:?}, got {:?} {:?}",
-        &tokens[..2],
-        mask.kind(),
-        mask.size()
-    );
     assert!(patches[1] > 0 && tokens[1] > 0, "nothing to attend with or to: {patches:?} and {tokens:?}");
     (patches[1], tokens[1])
 }

@@ -228,6 +228,16 @@ fn equal_and_zero_patches_give_finite_gradients() {
 }
 
 #[test]
+fn patches_that_cancel_make_no_cosine_above_one() {
+    let patches = Tensor::from_slice(&[1.0f32, 2e-4, -1.0, 2e-4]).view([1, 2, 2]);
+    let tokens = Tensor::from_slice(&[0.0f32, 1.0]).view([1, 1, 2]);
+    let one = || Tensor::from(1.0f32);
+    let z = score(&[patches], &[tokens, Tensor::from_slice(&[true]).view([1, 1])], &[one(), one(), one()], &config());
+    // One word: Z is its cosine.
+    assert_close(scalar(&z.view([])), 1.0, 1e-6);
+}
+
+#[test]
 fn wrong_values_are_named() {
     for (config, name) in [
         (GloriaConfig { lambda_local: -1.0, ..config() }, "lambda_local"),

@@ -17,7 +17,7 @@ use tch::{Kind, Tensor};
 
 use super::clip::{self, ClipInputs};
 use super::sparc::LocalTemperature;
-use crate::tensor_math::{at_least_f32, l2_normalize, without_padding};
+use crate::tensor_math::{PADDING_LOGIT, at_least_f32, check_tokens, l2_normalize, without_padding};
 use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b local rows, n rows of the global batch, l (j, k) tokens, p patches, q queries,
@@ -94,6 +94,9 @@ impl MgcaConfig {
             if !(value.is_finite() && value > 0.0) {
                 return Err(format!("{name} must be a finite number above 0, got {value}"));
             }
+        }
+        if self.sinkhorn_iterations < 1 {
+            return Err("sinkhorn_iterations must be at least 1, got 0".into());
         }
         match self.attention {
             CrossAttention::Learned { width } if width < 1 => {
@@ -194,9 +197,6 @@ pub fn attend(queries_bqd: &Tensor, context_bxd: &Tensor, mask_bx: Option<&Tenso
     scores_bqx.softmax(-1, None::<Kind>).matmul(&unit_bxd)
 }
 
-/// Logit of a padded candidate: its softmax weight is exactly 0 in f32 and f64.
-const PADDING_LOGIT: f64 = -1e9;
-
 /// CTA: the words' and the patches' part.
 fn token_alignment(inputs: &MgcaInputs) -> (Tensor, Tensor) {
     check_token_shapes(inputs);
@@ -283,21 +283,10 @@ fn sinkhorn(scores_nm: &Tensor, iterations: u32) -> Tensor {
 }
 
 fn check_token_shapes(inputs: &MgcaInputs) {
+    check_tokens(inputs.patches_bpd, inputs.words_bld, inputs.mask_bl);
     let (words, patches) = (inputs.words_bld.size(), inputs.patches_bpd.size());
-    assert!(
-        words.len() == 3 && patches.len() == 3 && words[0] == patches[0] && words[2] == patches[2],
-        "words must be [B, L, D] and patches [B, P, D], got {words:?} and {patches:?}"
-    );
     let contexts = (inputs.word_contexts_bld.size(), inputs.patch_contexts_bpd.size());
     assert!(contexts == (words.clone(), patches.clone()), "contexts of {words:?} and {patches:?} are {contexts:?}");
-    let mask = inputs.mask_bl;
-    assert!(
-        mask.size() == words[..2] && mask.kind() == Kind::Bool,
-        "mask must be bool {:?}, got {:?} {:?}",
-        &words[..2],
-        mask.kind(),
-        mask.size()
-    );
 }
 
 #[cfg(test)]

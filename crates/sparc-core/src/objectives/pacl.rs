@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::sparc::LocalTemperature;
-use crate::contrast::pairwise::{self, Pairs};
+use crate::contrast::pairwise::{self, Pairs, block_of};
 use crate::contrast::{Rows, chunks};
 use crate::tensor_math::{NORM_EPS, at_least_f32, l2_normalize};
 use crate::{Gathered, LossTerm, LossTerms};
@@ -85,8 +85,8 @@ pub struct PaclInputs<'a> {
     pub logit_scale: &'a Tensor,
 }
 
-/// Weights of a block of text-patch pairs held at a time: 4 MiB in f32.
-const WEIGHTS_AT_ONCE: i64 = 1 << 20;
+/// Weights, or pooled vectors, of a block of pairs held at a time: 4 MiB in f32.
+const NUMBERS_AT_ONCE: i64 = 1 << 20;
 
 /// PACL's loss, with one term, `alignment`. Diagnostics: the accuracies inside the batch.
 ///
@@ -94,9 +94,9 @@ const WEIGHTS_AT_ONCE: i64 = 1 << 20;
 ///
 /// If shapes disagree.
 pub fn pacl_loss(inputs: &PaclInputs, config: &PaclConfig) -> LossTerms {
-    let n_patches = check_shapes(inputs);
-    let texts = inputs.text.global.size()[0].min(WEIGHTS_AT_ONCE / n_patches).max(1);
-    pacl_in_blocks(inputs, config, ((WEIGHTS_AT_ONCE / (texts * n_patches)).max(1), texts))
+    let (n_patches, width) = check_shapes(inputs);
+    let n_texts = inputs.text.global.size()[0];
+    pacl_in_blocks(inputs, config, block_of(NUMBERS_AT_ONCE, n_patches.max(width), n_texts))
 }
 
 fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -> LossTerms {
@@ -135,9 +135,13 @@ fn pacl_in_blocks(inputs: &PaclInputs, config: &PaclConfig, block: (i64, i64)) -
 pub fn scores(patches_apd: &Tensor, text_cd: &Tensor, attention_scale: f64, pooled: PooledPatches) -> Tensor {
     let patches_apd = at_least_f32(patches_apd);
     let text_cd = l2_normalize(&at_least_f32(text_cd));
-    let (a, p, _) = patches_apd.size3().expect("patches are [A, P, D]");
+    let (a, p, d) = patches_apd.size3().expect("patches are [A, P, D]");
+    let c = text_cd.size()[0];
+    if a == 0 || c == 0 {
+        return patches_apd.new_zeros([a, c], (patches_apd.kind(), patches_apd.device()));
+    }
     let rows = |(start, size)| pooled_cosine(&patches_apd.narrow(0, start, size), &text_cd, attention_scale, pooled);
-    Tensor::cat(&chunks(a, WEIGHTS_AT_ONCE / (p * text_cd.size()[0]).max(1)).map(rows).collect::<Vec<_>>(), 0)
+    Tensor::cat(&chunks(a, NUMBERS_AT_ONCE / (c * p.max(d)).max(1)).map(rows).collect::<Vec<_>>(), 0)
 }
 
 /// φ of a block's pairs, `[A, C]`; texts are unit vectors.
@@ -151,30 +155,46 @@ fn pooled_cosine(patches_apd: &Tensor, text_cd: &Tensor, scale: f64, pooled: Poo
         PooledPatches::Raw => (along_acp, patches_apd.shallow_clone()),
         PooledPatches::Unit => (cosine_acp, patches_apd * &inverse_ap1),
     };
-    let grams_app = values_apd.matmul(&values_apd.transpose(1, 2));
-    let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>);
     let along_ac = sum(&weights_acp * along_acp);
-    let squared_ac = sum(weights_acp.matmul(&grams_app) * &weights_acp);
+    // ⟨u, t⟩² ≤ ‖u‖² for a unit t: rounding must not make a cosine above 1 where patches cancel.
+    let squared_ac = pooled_squared(&weights_acp, &values_apd).maximum(&(&along_ac * &along_ac));
     let is_zero = squared_ac.le(NORM_EPS * NORM_EPS);
     along_ac.masked_fill(&is_zero, 0.0) / squared_ac.masked_fill(&is_zero, 1.0).sqrt()
 }
 
-/// One over the lengths of the patches, `[A, P, 1]`; 0 for a zero vector, whose gradient is 0 too.
-fn inverse_norms(patches_apd: &Tensor) -> Tensor {
-    let squared_ap1 = (patches_apd * patches_apd).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
-    let is_zero = squared_ap1.le(NORM_EPS * NORM_EPS);
-    squared_ap1.masked_fill(&is_zero, 1.0).rsqrt().masked_fill(&is_zero, 0.0)
+/// ‖u‖² of a block's pairs, `[A, C]`, in the way that takes fewer operations: C·P·D for u itself, P²·D + C·P² by
+/// the Gram matrix of the patches.
+fn pooled_squared(weights_acp: &Tensor, values_apd: &Tensor) -> Tensor {
+    let (c, p, d) = (weights_acp.size()[1], values_apd.size()[1], values_apd.size()[2]);
+    if c * d < p * (c + d) {
+        let pooled_acd = weights_acp.matmul(values_apd);
+        return sum(&pooled_acd * &pooled_acd);
+    }
+    let grams_app = values_apd.matmul(&values_apd.transpose(1, 2));
+    sum(weights_acp.matmul(&grams_app) * weights_acp)
 }
 
-/// P, at least 1.
-fn check_shapes(inputs: &PaclInputs) -> i64 {
+/// Over the last dimension.
+fn sum(x: Tensor) -> Tensor {
+    x.sum_dim_intlist([-1i64].as_slice(), false, None::<Kind>)
+}
+
+/// One over the lengths of the patches, `[A, P, 1]`; 0 for a zero vector, whose gradient is 0 too.
+fn inverse_norms(patches_apd: &Tensor) -> Tensor {
+    let norms_ap1 = patches_apd.norm_scalaropt_dim(2.0, [-1i64].as_slice(), true);
+    let is_zero = norms_ap1.le(NORM_EPS);
+    norms_ap1.masked_fill(&is_zero, 1.0).reciprocal().masked_fill(&is_zero, 0.0)
+}
+
+/// P, at least 1, and D.
+fn check_shapes(inputs: &PaclInputs) -> (i64, i64) {
     let (patches, text) = (inputs.patches.local.size(), inputs.text.local.size());
     assert!(
         patches.len() == 3 && text.len() == 2 && patches[0] == text[0] && patches[2] == text[1],
         "patches must be [B, P, D] and texts [B, D], got {patches:?} and {text:?}"
     );
     assert!(patches[1] > 0, "images without patches: patches are {patches:?}");
-    patches[1]
+    (patches[1], patches[2])
 }
 
 #[cfg(test)]

@@ -150,6 +150,32 @@ fn zero_patches_and_texts_give_finite_gradients() {
 }
 
 #[test]
+fn both_ways_to_the_pooled_length_agree() {
+    // 7 wide: pooled vectors for 2 texts, the Gram matrix for 30.
+    let (weights, values_apd) = (random(&[3, 30, 5], 1), random(&[3, 5, 7], 2));
+    let all = pooled_squared(&weights, &values_apd);
+    let few = pooled_squared(&weights.narrow(1, 0, 2), &values_apd);
+    assert!((all.narrow(1, 0, 2) - few).abs().max().double_value(&[]) < 1e-12);
+}
+
+#[test]
+fn patches_that_cancel_make_no_cosine_above_one() {
+    let patches = Tensor::from_slice(&[1.0f32, 2e-4, -1.0, 2e-4]).view([1, 2, 2]);
+    let text = Tensor::from_slice(&[0.0f32, 1.0]).view([1, 2]);
+    for texts in [1, 9] {
+        let scores = scores(&patches, &text.repeat([texts, 1]), 1.0, PooledPatches::Raw);
+        assert!((scores - 1.0).abs().max().double_value(&[]) < 1e-6, "{texts} texts");
+    }
+}
+
+#[test]
+fn nothing_to_score_gives_empty_scores() {
+    for (a, c) in [(0, 3), (3, 0)] {
+        assert_eq!(scores(&random(&[a, 2, 4], 1), &random(&[c, 4], 2), 1.0, PooledPatches::Raw).size(), [a, c]);
+    }
+}
+
+#[test]
 fn wrong_values_are_named() {
     let wrong = PaclConfig { attention_scale: f64::NAN, ..config() };
     assert!(wrong.validate().unwrap_err().contains("attention_scale"));

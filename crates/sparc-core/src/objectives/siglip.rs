@@ -94,7 +94,10 @@ fn sigmoid_by_rows(inputs: &SiglipInputs, rows_at_once: i64) -> LossTerms {
             let image_cd = image_bd.narrow(0, start, size);
             let logits_cn = image_cd.matmul(&text_nd.tr()) * &scale + &bias;
             let own_c = logits_cn.diagonal(row_offset + start, 0, 1);
-            loss += logits_cn.softplus().sum(None::<Kind>) - own_c.sum(None::<Kind>);
+            // y z: the loss of a pair is −log σ of it, small without a difference of large sums.
+            let agreement_cn = logits_cn.neg();
+            agreement_cn.diagonal(row_offset + start, 0, 1).copy_(&own_c);
+            loss -= agreement_cn.log_sigmoid().sum(None::<Kind>);
             own_sum += own_c.sum(None::<Kind>);
             all_sum += logits_cn.sum(None::<Kind>);
             if !wanted {

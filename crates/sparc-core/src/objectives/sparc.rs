@@ -19,7 +19,7 @@ use sparc_torch::{SparcLocal, SparcLocalTokens, SparcLocalWeights};
 use tch::{Kind, Tensor};
 
 use super::clip::{self, ClipInputs};
-use crate::tensor_math::{at_least_f32, l2_normalize, without_padding};
+use crate::tensor_math::{PADDING_LOGIT, at_least_f32, check_tokens, l2_normalize, without_padding};
 use crate::{Gathered, LossTerm, LossTerms};
 
 // Dimension letters: b batch, l (also j, k) tokens, p patches, d width.
@@ -339,9 +339,6 @@ fn composed_tokens(inputs: &SparcInputs, config: &SparcConfig) -> SparcLocalToke
     SparcLocalTokens { loss_bl, correct_bl, kept_bl }
 }
 
-/// Logit of a padded candidate: its softmax weight is exactly 0 in f32 and f64.
-const PADDING_LOGIT: f64 = -1e9;
-
 fn reduce(loss_bl: &Tensor, mask_bl: &Tensor, reduction: Reduction, denominator: Option<&Tensor>) -> Tensor {
     let kind = loss_bl.kind();
     let sum = match reduction {
@@ -363,18 +360,9 @@ fn not_zero(count: &Tensor) -> Tensor {
 }
 
 fn check_shapes(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor) {
-    let (patches, tokens, mask) = (patches_bpd.size(), tokens_bld.size(), mask_bl.size());
-    assert!(
-        patches.len() == 3 && tokens.len() == 3 && patches[0] == tokens[0] && patches[2] == tokens[2],
-        "patches must be [B, P, D] and tokens [B, L, D], got {patches:?} and {tokens:?}"
-    );
+    check_tokens(patches_bpd, tokens_bld, mask_bl);
+    let patches = patches_bpd.size();
     assert!(patches[1] > 0, "images without patches: patches are {patches:?}");
-    assert!(
-        mask == tokens[..2] && mask_bl.kind() == Kind::Bool,
-        "mask must be bool {:?}, got {:?} {mask:?}",
-        &tokens[..2],
-        mask_bl.kind()
-    );
 }
 
 #[cfg(test)]

@@ -92,7 +92,12 @@ const ACCURACY: usize = 1;
 fn relative(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!((a.kind(), a.size()), (b.kind(), b.size()));
     let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
-    if a.numel() == 0 { 0.0 } else { scalar(&((&a - &b).abs() / b.abs().clamp_min(1.0)).max()) }
+    if a.numel() == 0 {
+        return 0.0;
+    }
+    let difference = scalar(&((&a - &b).abs() / b.abs().clamp_min(1.0)).max());
+    assert!(difference.is_finite(), "{difference} between {a} and {b}");
+    difference
 }
 
 fn any_config() -> impl Strategy<Value = SparcConfig> {
@@ -226,6 +231,10 @@ fn strided_inputs_agree() {
         assert!(relative(&loss.detach(), &expected[0]) < 1e-12);
         assert!(relative(&input.patches.grad(), &expected[3]) < 1e-12);
     }
+    // One patch: the stride of that dimension is 1, which says nothing.
+    let single = Input { patches: random(&[3, 4, 1], 1).transpose(1, 2), ..Input::random(3, 6, 1, 4, 4) };
+    assert_eq!(single.patches.stride(), [4, 1, 1]);
+    assert!(single.difference(&CONFIG) < 1e-10);
     let shared = Input { patches: random(&[1, 5, 4], 1).expand([3, 5, 4], false), ..Input::random(3, 6, 5, 4, 4) };
     assert!(shared.difference(&CONFIG) < 1e-10);
 }

@@ -132,9 +132,9 @@ impl DualEncoder {
         let mutual_attention = heads
             .mutual_attention
             .map(|width| MutualAttention::new(&builder.under("mgca.attention"), config.embed_dim, width));
-        // Only directions count: the objective normalises them.
-        let prototypes =
-            heads.prototypes.map(|n| builder.create("mgca.prototypes", &[n, config.embed_dim], Init::Normal(1.0)));
+        // Lengths of about 1: the objective normalises them, and a step of Adam turns a longer row by less.
+        let unit_rows = Init::Normal((config.embed_dim as f64).powf(-0.5));
+        let prototypes = heads.prototypes.map(|n| builder.create("mgca.prototypes", &[n, config.embed_dim], unit_rows));
         let log_scale = builder.create(Self::LOGIT_SCALE, &[], Init::Constant(config.logit_scale_init.ln()));
         let scalars = heads
             .scalars

@@ -52,7 +52,7 @@ fn every_objective_trains_and_resumes() {
             log(run).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         };
         let (whole, parts) = (lines("whole"), lines("parts"));
-        assert_eq!(whole.len(), 6, "{objective}");
+        assert_eq!((whole.len(), parts.len()), (6, 6), "{objective}");
         for (whole, parts) in whole.iter().zip(&parts) {
             assert!(whole[term].is_number(), "{objective}: no {term} in {whole}");
             assert_eq!(whole["loss"], parts["loss"], "{objective}");

@@ -59,7 +59,10 @@ fn measure(criterion: &mut Criterion, name: &str, size: &str, b: i64, build: &dy
     let case = format!("{name}/{size}");
     match Mode::get() {
         Mode::PeakOf(wanted) if wanted == case => {
-            tch::set_num_threads(2);
+            // LibTorch reads OMP_NUM_THREADS; without it, as many as the peers take.
+            if std::env::var_os("OMP_NUM_THREADS").is_none() {
+                tch::set_num_threads(2);
+            }
             let loss = build();
             let warm_up = leaf(&[256, 256]);
             warm_up.matmul(&warm_up).log_softmax(-1, None::<Kind>).sum(Kind::Float).backward();

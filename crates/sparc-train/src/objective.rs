@@ -158,13 +158,24 @@ impl Objective {
                 pooled_patches: config.pooled_patches,
             },
             Objective::Sum(parts) if parts.len() == 1 => parts[0].objective.pair_score(),
-            // Sums have a part that contrasts pooled embeddings, or nothing better to offer.
             Objective::Clip(_)
             | Objective::Siglip(_)
             | Objective::Gloria(_)
             | Objective::Mgca(_)
             | Objective::Sparc(_)
             | Objective::Sum(_) => PairScore::Pooled,
+        }
+    }
+
+    /// Whether pooled embeddings of images and texts are contrasted; if not, comparing them says little.
+    pub fn trains_pooled(&self) -> bool {
+        match self {
+            Objective::Clip(_) | Objective::Siglip(_) => true,
+            Objective::Filip(_) | Objective::Pacl(_) => false,
+            Objective::Gloria(config) => config.lambda_global > 0.0,
+            Objective::Mgca(config) => config.lambda_instance > 0.0 || config.lambda_prototype > 0.0,
+            Objective::Sparc(config) => config.lambda_global > 0.0,
+            Objective::Sum(parts) => parts.iter().any(|part| part.objective.trains_pooled()),
         }
     }
 

@@ -42,7 +42,7 @@ pub fn clip_loss(inputs: &ClipInputs) -> LossTerms {
     LossTerms::new(vec![LossTerm { name: "contrastive".into(), value, weight: 1.0 }], diagnostics)
 }
 
-/// Logits held at a time: 64 MiB in f32. A batch of 32,768 is contrasted 512 rows at a time.
+/// Logits of a piece: 64 MiB in f32, and a few such matrices are held. A batch of 32,768 is contrasted 512 rows at a time.
 const LOGITS_AT_ONCE: i64 = 1 << 24;
 
 /// The symmetric contrastive loss and the accuracies inside the batch.

@@ -59,7 +59,7 @@ pub struct SiglipInputs<'a> {
     pub logit_bias: &'a Tensor,
 }
 
-/// Logits held at a time: 64 MiB in f32.
+/// Logits of a piece: 64 MiB in f32, and a few such matrices are held.
 const LOGITS_AT_ONCE: i64 = 1 << 24;
 
 /// The sigmoid loss of the local images against all texts, with one term, `sigmoid`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use sparc_core::PatchPath;
+use sparc_core::{PairScore, PatchPath};
 use sparc_data::EvalSet;
 use sparc_data::shards::expand_shards;
 use sparc_data::skips::SkipCounts;
@@ -155,7 +155,14 @@ pub fn run(
     request: &EvalRequest,
 ) -> anyhow::Result<(EvalResults, SkipCounts)> {
     // Pairs are compared as the run's objective compared them.
-    let request = &EvalRequest { pair_score: trained.plan.config.objective.pair_score(), ..request.clone() };
+    let objective = &trained.plan.config.objective;
+    let request = &EvalRequest { pair_score: objective.pair_score(), ..request.clone() };
+    if request.pair_score == PairScore::Pooled && !objective.trains_pooled() {
+        tracing::warn!(
+            "no term of {} contrasts pooled embeddings, which retrieval and classification compare",
+            objective.name()
+        );
+    }
     let bar = bar(0, "{spinner} {msg}");
     let mut set = EvalSet::new(shards, trained.plan.config.model.image.image_size as u32, resize);
     let results = evaluate(&trained.network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {

@@ -27,3 +27,8 @@ pub use features::{ImageFeatures, PatchGrid, TextFeatures};
 pub use loss_terms::{LossTerm, LossTerms};
 pub use pair_score::{PairScore, PairScores};
 pub use sample::{EvalSample, LabelMap, Region};
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

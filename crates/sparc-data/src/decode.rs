@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, GrayImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use crate::jpeg::Jpeg;
 pub use crate::jpeg::Reduction;
@@ -212,16 +212,32 @@ pub fn decode_labels(bytes: &[u8]) -> Result<GrayImage, ImageError> {
     let Format::Other(decoder) = format else {
         return Err(ImageError::NotLabels("a JPEG".into()));
     };
-    let stored = decoder.original_color_type();
+    // Images of 1, 2 and 4 bits would be decoded to the full range of 8: their values are no labels. The decoder does
+    // not tell, but a PNG's first chunk does.
+    match png_depth_and_colour(bytes) {
+        Some((8, PNG_GREY)) => {}
+        Some((depth, PNG_GREY)) => return Err(ImageError::NotLabels(format!("a grey PNG of {depth} bits"))),
+        Some(_) => return Err(ImageError::NotLabels("a PNG with colours or transparency".into())),
+        None => return Err(ImageError::NotLabels("not a PNG".into())),
+    }
     match DynamicImage::from_decoder(decoder).map_err(broken)? {
-        // Images of 1, 2 and 4 bits are decoded to the full range of 8: their values are no labels.
-        DynamicImage::ImageLuma8(labels) if stored == ExtendedColorType::L8 => {
+        DynamicImage::ImageLuma8(labels) => {
             let mut image = DynamicImage::from(labels);
             image.apply_orientation(orientation);
             Ok(image.into_luma8())
         }
-        _ => Err(ImageError::NotLabels(format!("{stored:?}"))),
+        // Grey with one transparent value.
+        other => Err(ImageError::NotLabels(format!("a PNG of {:?}", other.color()))),
     }
+}
+
+/// Colour type of grey PNGs without transparency.
+const PNG_GREY: u8 = 0;
+
+/// Bits a channel and colour type, from the header chunk, which comes first in every PNG.
+fn png_depth_and_colour(bytes: &[u8]) -> Option<(u8, u8)> {
+    let header = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
+    Some((*header.get(16)?, *header.get(17)?))
 }
 
 #[cfg(test)]

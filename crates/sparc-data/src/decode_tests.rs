@@ -117,6 +117,20 @@ fn of_sixteen_bits_the_upper_eight_remain() {
 }
 
 #[test]
+fn labels_of_one_bit_are_refused() {
+    // Eight grey pixels in one byte: decoded, they would be 0 and 255, and not 0 and 1.
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    png.extend(b"\x00\x00\x00\x0dIHDR\x00\x00\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\xcb\x7b\xd2\xee");
+    png.extend(b"\x00\x00\x00\x0aIDAT\x78\x9c\x63\x58\x0a\x00\x00\xa7\x00\xa6\xe5\xb9\xc5\xe2");
+    png.extend(b"\x00\x00\x00\x00IEND\xae\x42\x60\x82");
+    assert_eq!(decode_rgb(&png).unwrap().dimensions(), (8, 1));
+    assert_eq!(
+        decode_labels(&png).unwrap_err().to_string(),
+        "labels must be an 8-bit grey image, this one is a grey PNG of 1 bits"
+    );
+}
+
+#[test]
 fn broken_images_are_errors() {
     let png = encoded(&RgbImage::new(20, 20).into(), ImageFormat::Png);
     for broken in [&b""[..], b"not an image", &png[..40], &png[..png.len() / 2], b"\xFF\xD8\xFF", b"\xFF\xD8\xFF\xD9"] {

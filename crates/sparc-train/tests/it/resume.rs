@@ -57,6 +57,27 @@ fn killed_and_resumed_is_the_uninterrupted_run() {
 }
 
 #[test]
+fn several_threads_resume_bit_for_bit_and_another_number_is_reported() {
+    let fixture = Fixture::new();
+    let run = |threads: &str, arguments: &[&str]| {
+        let mut command = fixture.command(&[&["train", "run.yaml"], &LONG[..], arguments].concat());
+        let output = command.env("OMP_NUM_THREADS", threads).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    run("2", &["--set", "output=whole"]);
+    let resume = ["--resume", "whole/checkpoints/step_10"];
+    let message = "the checkpoint was computed with 2 threads";
+    let same = run("2", &[&["--set", "output=same"], &resume[..]].concat());
+    assert!(!same.contains(message), "{same}");
+    assert_eq!(fixture.log("same"), fixture.log("whole")[10..]);
+    let other = run("1", &[&["--set", "output=other"], &resume[..]].concat());
+    assert!(other.contains(message), "{other}");
+    assert_eq!(fixture.log("other").len(), 10);
+}
+
+#[test]
 fn an_interrupt_saves_and_exits_cleanly() {
     let fixture = Fixture::new();
     let arguments = [&["train", "run.yaml"], &LONG[..]].concat();

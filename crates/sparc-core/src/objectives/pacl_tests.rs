@@ -150,6 +150,13 @@ fn zero_patches_and_texts_give_finite_gradients() {
 }
 
 #[test]
+fn blocks_are_small_where_texts_are_few() {
+    assert_eq!(block(64, 196, 512), (8, 64));
+    assert_eq!(block(4096, 196, 512), (1, 4096));
+    assert_eq!(block(100_000, 196, 512), (1, 5349));
+}
+
+#[test]
 fn both_ways_to_the_pooled_length_agree() {
     // 7 wide: pooled vectors for 2 texts, the Gram matrix for 30.
     let (weights, values_apd) = (random(&[3, 30, 5], 1), random(&[3, 5, 7], 2));

@@ -4,6 +4,7 @@
 //! its values over processes is the loss of the joined batch, and so are the gradients.
 
 pub mod clip;
+pub mod cloc;
 pub mod filip;
 pub mod gloria;
 pub mod mgca;

@@ -24,6 +24,26 @@ pub trait Encoder {
 
     /// Embeds texts.
     fn encode_text(&self, text: &TextBatch) -> TextFeatures;
+
+    /// The network as one that embeds regions, if it was trained to.
+    fn region_encoder(&self) -> Option<&dyn RegionEncoder> {
+        None
+    }
+}
+
+/// A network that embeds regions of images, and may find the region of a phrase.
+pub trait RegionEncoder {
+    /// One embedding for each box, not normalised, in the space of [`Encoder::encode_text`].
+    ///
+    /// # Shapes
+    ///
+    /// Normalised images `[B, 3, H, W]`, boxes `[B, S, 4]` in `[0, 1]` of them, `valid_bs` `[B, S]` `bool`; the result
+    /// is `[B, S, D]`, without meaning where `valid_bs` is false.
+    fn encode_regions(&self, images_bchw: &Tensor, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor;
+
+    /// Where each phrase is: boxes `[B, S, 4]` cut to `[0, 1]` of the images, from pooled embeddings of the phrases
+    /// `[B, S, D]`. `None` if the network was not trained to tell.
+    fn ground_phrases(&self, images_bchw: &Tensor, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor>;
 }
 
 /// Turns texts into padded token ids.

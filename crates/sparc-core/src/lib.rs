@@ -22,11 +22,11 @@ pub mod tensor_math;
 
 pub use batch::{Batch, CaptionBatch, RegionBatch, TextBatch};
 pub use contrast::Gathered;
-pub use encoder::{Encoder, PatchPath, Tokenize};
+pub use encoder::{Encoder, PatchPath, RegionEncoder, Tokenize};
 pub use features::{ImageFeatures, PatchGrid, TextFeatures};
 pub use loss_terms::{LossTerm, LossTerms};
 pub use pair_score::{PairScore, PairScores};
-pub use sample::{EvalSample, LabelMap, Region};
+pub use sample::{EvalSample, FineRegion, LabelMap, Region};
 
 /// Compiles the README's example.
 #[cfg(doctest)]

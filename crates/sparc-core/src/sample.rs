@@ -11,6 +11,29 @@ pub struct Region {
     pub text: String,
 }
 
+/// A region with one true description and wrong ones that differ from it by more and more (FG-OVD, Bianchi et al.
+/// 2024).
+#[derive(Debug, Clone, PartialEq)]
+pub struct FineRegion {
+    /// The box with its true description.
+    pub region: Region,
+    /// One attribute is wrong.
+    pub hard: Vec<String>,
+    /// Two attributes are wrong.
+    pub medium: Vec<String>,
+    /// Three attributes are wrong.
+    pub easy: Vec<String>,
+    /// Another object is described.
+    pub trivial: Vec<String>,
+}
+
+impl FineRegion {
+    /// The wrong descriptions, from hard to trivial; a level may have none.
+    pub fn levels(&self) -> [&[String]; 4] {
+        [&self.hard, &self.medium, &self.easy, &self.trivial]
+    }
+}
+
 /// A semantic label for every pixel; it covers exactly the frame of the network input, at a
 /// resolution of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +64,8 @@ pub struct EvalSample {
     pub captions: Vec<String>,
     /// Regions; `None` means not annotated, an empty list means annotated and none there.
     pub regions: Option<Vec<Region>>,
+    /// Regions whose description is to be chosen among others, possibly none.
+    pub fine_regions: Vec<FineRegion>,
     /// Class index.
     pub class: Option<usize>,
     /// Semantic labels.

@@ -17,6 +17,8 @@ pub enum Init {
     Constant(f64),
     /// Normal with this standard deviation.
     Normal(f64),
+    /// These values, row by row.
+    Given(&'static [f64]),
     /// Uniform in ±√(6 / (fan in + fan out)), for a matrix `[out, in]` (Glorot and Bengio 2010).
     Xavier,
 }
@@ -133,6 +135,7 @@ impl ParameterBuilder {
             Init::Normal(deviation) => {
                 values(&mut |generator| deviation * Distribution::<f64>::sample(&StandardNormal, generator))
             }
+            Init::Given(given) => Tensor::from_slice(given).view(shape).to_kind(self.kind).to_device(self.device),
             Init::Xavier => {
                 let bound = (6.0 / (shape[0] + shape[1]) as f64).sqrt();
                 values(&mut |generator| generator.random_range(-bound..bound))

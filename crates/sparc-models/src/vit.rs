@@ -56,13 +56,15 @@ impl VitConfig {
     }
 }
 
-/// What a tower gives: after its final norm, in its own width.
+/// What a tower gives, in its own width.
 #[derive(Debug)]
 pub struct TowerOutput {
-    /// One vector per image, `[B, W]`.
+    /// One vector per image after the final norm, `[B, W]`.
     pub pooled_bw: Tensor,
-    /// One vector per patch, `[B, P, W]`, without the class token.
+    /// One vector per patch after the final norm, `[B, P, W]`, without the class token.
     pub patches_bpw: Tensor,
+    /// The same patches as the last block leaves them, before the final norm, `[B, P, W]`.
+    pub stream_bpw: Tensor,
 }
 
 /// The image tower f_v.
@@ -106,12 +108,18 @@ impl Vit {
         if let Some(class_token) = &self.class_token {
             x = Tensor::cat(&[class_token.expand([x.size()[0], -1, -1], false), x], 1);
         }
-        let x = self.final_norm.forward(&run_blocks(&self.blocks, x + &self.positions, None));
+        let stream = run_blocks(&self.blocks, x + &self.positions, None);
+        let x = self.final_norm.forward(&stream);
         match self.config.pool {
-            ImagePool::Average => {
-                TowerOutput { pooled_bw: x.mean_dim([1i64].as_slice(), false, None::<Kind>), patches_bpw: x }
+            ImagePool::Average => TowerOutput {
+                pooled_bw: x.mean_dim([1i64].as_slice(), false, None::<Kind>),
+                patches_bpw: x,
+                stream_bpw: stream,
+            },
+            ImagePool::Cls => {
+                let patches = |x: &Tensor| x.narrow(1, 1, x.size()[1] - 1);
+                TowerOutput { pooled_bw: x.select(1, 0), patches_bpw: patches(&x), stream_bpw: patches(&stream) }
             }
-            ImagePool::Cls => TowerOutput { pooled_bw: x.select(1, 0), patches_bpw: x.narrow(1, 1, x.size()[1] - 1) },
         }
     }
 

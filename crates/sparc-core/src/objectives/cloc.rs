@@ -293,7 +293,7 @@ impl FilteredLogits<'_> {
             let zero = || Tensor::zeros([0i64; 0], (self.rows_rd.kind(), self.rows_rd.device()));
             let (mut value, mut hits, mut filtered) = (zero(), zero(), zero());
             let (mut columns_gradient, mut scale_gradient) = (self.columns_qd.zeros_like(), self.scale.zeros_like());
-            let mut rows_gradient = self.rows_rd.zeros_like();
+            let rows_gradient = self.rows_rd.zeros_like();
             for (start, size) in chunks(r, self.rows_at_once) {
                 let rows_cd = self.rows_rd.narrow(0, start, size);
                 let place_c1 = self.place_r.narrow(0, start, size).unsqueeze(1);

@@ -21,6 +21,8 @@ pub enum LearnedScalar {
     GloriaLogitScale,
     /// MGCA's inverse temperature of the token-wise alignment, where it has one of its own.
     MgcaTokenLogitScale,
+    /// CLOC's inverse temperature of regions, where they have one of their own.
+    ClocLogitScale,
 }
 
 impl LearnedScalar {
@@ -36,6 +38,7 @@ impl LearnedScalar {
             LearnedScalar::GloriaWordScale => "gloria.word_scale",
             LearnedScalar::GloriaLogitScale => "gloria.logit_scale",
             LearnedScalar::MgcaTokenLogitScale => "mgca.token_logit_scale",
+            LearnedScalar::ClocLogitScale => "cloc.logit_scale",
         }
     }
 

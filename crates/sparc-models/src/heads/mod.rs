@@ -2,11 +2,16 @@
 
 mod learned_scalar;
 mod mutual_attention;
+mod prompter;
 mod residual_branch;
+mod roi_align;
 
 pub use learned_scalar::LearnedScalar;
 pub use mutual_attention::MutualAttention;
+pub use prompter::{BoxRegressor, Prompter};
 pub use residual_branch::ResidualBranch;
+pub use roi_align::{RoiAlignHead, roi_align_weights};
+use sparc_core::objectives::cloc::RegionHead;
 
 /// The learned parts that an objective asks for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,4 +24,8 @@ pub struct HeadsConfig {
     pub prototypes: Option<i64>,
     /// Whether a two-layer branch stands beside the image adapter (PACL's vision embedder).
     pub residual_branch: bool,
+    /// How regions get embeddings (CLOC).
+    pub region_head: Option<RegionHead>,
+    /// Whether the region head predicts boxes of phrases (CLOC).
+    pub grounding: bool,
 }

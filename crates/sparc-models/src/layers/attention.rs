@@ -32,12 +32,32 @@ impl SelfAttention {
 
     /// `[B, L, W]` → `[B, L, W]`; `mask` is what [`key_mask`] gives, or none.
     pub fn forward(&self, x_blw: &Tensor, mask: Option<&Tensor>) -> Tensor {
+        let [query, key, value] = self.project(x_blw);
+        self.project_back(&Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false))
+    }
+
+    /// Queries, keys and values of `[B, L, W]`, each `[B, H, L, W / H]`.
+    pub fn project(&self, x_blw: &Tensor) -> [Tensor; 3] {
+        self.split(&self.query_key_value, x_blw)
+    }
+
+    /// Keys and values alone.
+    pub fn project_context(&self, x_blw: &Tensor) -> [Tensor; 2] {
+        let w = x_blw.size()[2];
+        self.split(&self.query_key_value.outputs(w, 2 * w), x_blw)
+    }
+
+    fn split<const N: usize>(&self, projection: &Linear, x_blw: &Tensor) -> [Tensor; N] {
         let (b, l, w) = x_blw.size3().expect("attention input is [B, L, W]");
         let heads =
-            self.query_key_value.forward(x_blw).view([b, l, 3, self.heads, w / self.heads]).permute([2, 0, 3, 1, 4]);
-        let (query, key, value) = (heads.get(0), heads.get(1), heads.get(2));
-        let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false);
-        self.output.forward(&mixed.transpose(1, 2).reshape([b, l, w]))
+            projection.forward(x_blw).view([b, l, N as i64, self.heads, w / self.heads]).permute([2, 0, 3, 1, 4]);
+        std::array::from_fn(|index| heads.get(index as i64))
+    }
+
+    /// The mixed values `[B, H, L, W / H]` of all heads, back in the stream: `[B, L, W]`.
+    pub fn project_back(&self, mixed_bhlw: &Tensor) -> Tensor {
+        let (b, h, l, w) = mixed_bhlw.size4().expect("mixed values are [B, H, L, W / H]");
+        self.output.forward(&mixed_bhlw.transpose(1, 2).reshape([b, l, h * w]))
     }
 }
 

@@ -36,7 +36,25 @@ impl Block {
 
     /// `[B, L, W]` → `[B, L, W]`.
     pub fn forward(&self, x_blw: &Tensor, mask: Option<&Tensor>) -> Tensor {
-        let x_blw = x_blw + self.attention.forward(&self.attention_norm.forward(x_blw), mask);
+        self.after_attention(x_blw + self.attention.forward(&self.attention_norm.forward(x_blw), mask))
+    }
+
+    /// Queries, keys and values of the stream `[B, L, W]`, each `[B, H, L, W / H]`.
+    pub fn project(&self, x_blw: &Tensor) -> [Tensor; 3] {
+        self.attention.project(&self.attention_norm.forward(x_blw))
+    }
+
+    /// Keys and values alone.
+    pub fn project_context(&self, x_blw: &Tensor) -> [Tensor; 2] {
+        self.attention.project_context(&self.attention_norm.forward(x_blw))
+    }
+
+    /// The block's output where the stream is `x_blw` and attention has mixed the values to `[B, H, L, W / H]`.
+    pub fn finish(&self, x_blw: &Tensor, mixed_bhlw: &Tensor) -> Tensor {
+        self.after_attention(x_blw + self.attention.project_back(mixed_bhlw))
+    }
+
+    fn after_attention(&self, x_blw: Tensor) -> Tensor {
         let hidden = self.expand.forward(&self.mlp_norm.forward(&x_blw)).gelu("none");
         &x_blw + self.contract.forward(&hidden)
     }

@@ -20,6 +20,14 @@ impl Linear {
         }
     }
 
+    /// The map to some of the outputs alone; it shares the parameters.
+    pub fn outputs(&self, start: i64, size: i64) -> Linear {
+        Linear {
+            weight: self.weight.narrow(0, start, size),
+            bias: self.bias.as_ref().map(|bias| bias.narrow(0, start, size)),
+        }
+    }
+
     /// `[…, in]` → `[…, out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.linear(&self.weight, self.bias.as_ref())

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sparc_core::objectives::cloc::RegionHead;
 use sparc_core::tensor_math::masked_mean;
-use sparc_core::{Encoder, ImageFeatures, PatchPath, TextBatch, TextFeatures};
+use sparc_core::{Encoder, ImageFeatures, PatchPath, RegionEncoder, TextBatch, TextFeatures};
 use tch::{Device, Kind, Tensor};
 
-use crate::heads::{HeadsConfig, LearnedScalar, MutualAttention, ResidualBranch};
+use crate::heads::{BoxRegressor, HeadsConfig, LearnedScalar, MutualAttention, Prompter, ResidualBranch, RoiAlignHead};
 use crate::layers::Linear;
 use crate::text::{TextConfig, TextTransformer};
 use crate::vit::{TowerOutput, Vit, VitConfig};
@@ -79,7 +80,39 @@ impl DualEncoderConfig {
                 return Err(format!("{} starts at {value}, outside [1, logit_scale_max = {max}]", scalar.name()));
             }
         }
-        Ok(())
+        match (self.heads.region_head, self.image.size.shape().width) {
+            (Some(RegionHead::Prompter(_)), width) if width % 4 != 0 => {
+                Err(format!("image.size is {width} wide; the Prompter needs a multiple of 4"))
+            }
+            (head, _) if self.heads.grounding && !matches!(head, Some(RegionHead::Prompter(_))) => {
+                Err("only the Prompter grounds phrases".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What gives regions embeddings.
+#[derive(Debug)]
+enum Regions {
+    Prompter(Prompter, Option<BoxRegressor>),
+    RoiAlign(RoiAlignHead),
+}
+
+impl Regions {
+    fn new(builder: &ParameterBuilder, config: &DualEncoderConfig) -> Option<Regions> {
+        let (width, embed_dim, bias) = (config.image.size.shape().width, config.embed_dim, config.adapter_bias);
+        Some(match config.heads.region_head? {
+            RegionHead::Prompter(prompter) => {
+                let builder = builder.under("prompter");
+                let regressor =
+                    config.heads.grounding.then(|| BoxRegressor::new(&builder.under("grounding"), width, embed_dim));
+                Regions::Prompter(Prompter::new(&builder, prompter, (width, embed_dim), bias), regressor)
+            }
+            RegionHead::RoiAlign => {
+                Regions::RoiAlign(RoiAlignHead::new(&builder.under("roi_align"), width, embed_dim, bias))
+            }
+        })
     }
 }
 
@@ -96,6 +129,7 @@ pub struct DualEncoder {
     residual_branch: Option<ResidualBranch>,
     mutual_attention: Option<MutualAttention>,
     prototypes: Option<Tensor>,
+    regions: Option<Regions>,
     log_scale: Tensor,
     scalars: BTreeMap<LearnedScalar, Tensor>,
 }
@@ -135,6 +169,7 @@ impl DualEncoder {
         // Lengths of about 1: the objective normalises them, and a step of Adam turns a longer row by less.
         let unit_rows = Init::Normal((config.embed_dim as f64).powf(-0.5));
         let prototypes = heads.prototypes.map(|n| builder.create("mgca.prototypes", &[n, config.embed_dim], unit_rows));
+        let regions = Regions::new(&builder.under("cloc"), &config);
         let log_scale = builder.create(Self::LOGIT_SCALE, &[], Init::Constant(config.logit_scale_init.ln()));
         let scalars = heads
             .scalars
@@ -155,6 +190,7 @@ impl DualEncoder {
             residual_branch,
             mutual_attention,
             prototypes,
+            regions,
             log_scale,
             scalars,
         }
@@ -205,6 +241,50 @@ impl DualEncoder {
         self.prototypes.as_ref()
     }
 
+    /// What the image tower makes of normalised images `[B, 3, H, W]`: all that embeddings of images, patches and
+    /// regions are made from.
+    pub fn encode_tower(&self, images_bchw: &Tensor) -> TowerOutput {
+        self.image_tower.forward(images_bchw)
+    }
+
+    /// Embeddings of images and patches.
+    pub fn image_features(&self, tower: &TowerOutput, path: PatchPath) -> ImageFeatures {
+        let patches_bpd = match path {
+            PatchPath::Local => self.embed_image(&tower.patches_bpw),
+            PatchPath::Global => self.embed_image(&self.through_dense(&tower.patches_bpw)),
+        };
+        ImageFeatures {
+            pooled_bd: self.embed_image(&self.through_dense(&tower.pooled_bw)),
+            patches_bpd,
+            grid: self.config.image.grid(),
+        }
+    }
+
+    /// Embeddings of regions, not normalised: boxes `[B, S, 4]` in `[0, 1]` of the network input → `[B, S, D]`, without
+    /// meaning where `valid_bs` is false.
+    ///
+    /// # Panics
+    ///
+    /// If the network was built without a region head.
+    pub fn embed_regions(&self, tower: &TowerOutput, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor {
+        let stream_bpw = &tower.stream_bpw;
+        let boxes_bs4 = boxes_bs4.to_kind(stream_bpw.kind());
+        match self.regions.as_ref().expect("a network with a region head") {
+            Regions::Prompter(prompter, _) => {
+                let prompts_bskw = prompter.box_prompts(&boxes_bs4, stream_bpw.size()[2]);
+                prompter.project(&prompter.pool(stream_bpw, &prompts_bskw, valid_bs))
+            }
+            Regions::RoiAlign(head) => head.forward(stream_bpw, &boxes_bs4, self.config.image.grid()),
+        }
+    }
+
+    /// Boxes of phrases, as they are regressed: pooled embeddings `[B, S, D]`, not normalised → `[B, S, 4]` in the frame
+    /// of the network input, not clamped. `None` if the network does not ground.
+    pub fn predict_boxes(&self, tower: &TowerOutput, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor> {
+        let Some(Regions::Prompter(prompter, Some(regressor))) = &self.regions else { return None };
+        Some(regressor.boxes(&prompter.pool(&tower.stream_bpw, &regressor.prompts(phrases_bsd), valid_bs)))
+    }
+
     /// Clamps the inverse temperatures to `[1, logit_scale_max]`, as open_clip does after each step.
     pub fn clamp_logit_scales(&mut self) {
         let max = self.config.logit_scale_max.ln();
@@ -238,16 +318,7 @@ impl Encoder for DualEncoder {
     }
 
     fn encode_images(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
-        let TowerOutput { pooled_bw, patches_bpw } = self.image_tower.forward(images_bchw);
-        let patches_bpw = match path {
-            PatchPath::Local => patches_bpw,
-            PatchPath::Global => self.through_dense(&patches_bpw),
-        };
-        ImageFeatures {
-            pooled_bd: self.embed_image(&self.through_dense(&pooled_bw)),
-            patches_bpd: self.embed_image(&patches_bpw),
-            grid: self.config.image.grid(),
-        }
+        self.image_features(&self.encode_tower(images_bchw), path)
     }
 
     fn encode_text(&self, text: &TextBatch) -> TextFeatures {
@@ -257,6 +328,21 @@ impl Encoder for DualEncoder {
             SpecialTokens::Exclude => text.content_bl.shallow_clone(),
         };
         TextFeatures { pooled_bd: masked_mean(&tokens_bld, &mask_bl), tokens_bld, mask_bl }
+    }
+
+    fn region_encoder(&self) -> Option<&dyn RegionEncoder> {
+        self.regions.is_some().then_some(self as &dyn RegionEncoder)
+    }
+}
+
+impl RegionEncoder for DualEncoder {
+    fn encode_regions(&self, images_bchw: &Tensor, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor {
+        self.embed_regions(&self.encode_tower(images_bchw), boxes_bs4, valid_bs)
+    }
+
+    fn ground_phrases(&self, images_bchw: &Tensor, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor> {
+        let boxes = self.predict_boxes(&self.encode_tower(images_bchw), phrases_bsd, valid_bs)?;
+        Some(boxes.clamp(0.0, 1.0))
     }
 }
 

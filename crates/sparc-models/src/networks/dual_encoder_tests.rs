@@ -126,6 +126,7 @@ fn heads_are_built_used_and_clamped() {
         mutual_attention: Some(8),
         prototypes: Some(5),
         residual_branch: true,
+        ..HeadsConfig::default()
     };
     let with = |heads: HeadsConfig| DualEncoderConfig { heads, ..config(ImagePool::Average) };
     let mut network = DualEncoder::new(with(heads), 0, Kind::Double, Device::Cpu);
@@ -151,6 +152,43 @@ fn heads_are_built_used_and_clamped() {
     assert!((scalar(&network.scalar(LearnedScalar::SiglipLogitScale)) - 100.0).abs() < 1e-9);
     let wrong = with(HeadsConfig { scalars: vec![(LearnedScalar::GloriaWordScale, 0.5)], ..HeadsConfig::default() });
     assert!(wrong.validate().unwrap_err().contains("gloria.word_scale"));
+}
+
+#[test]
+fn regions_are_embedded_by_box_and_found_by_phrase() {
+    use sparc_core::objectives::cloc::{BoxEncoding, PrompterConfig, Readout};
+    let prompter = PrompterConfig { box_encoding: BoxEncoding::Sinusoidal, readout: Readout::PromptMean };
+    let with = |region_head, grounding| {
+        let heads = HeadsConfig { region_head: Some(region_head), grounding, ..HeadsConfig::default() };
+        DualEncoderConfig { heads, ..config(ImagePool::Cls) }
+    };
+    let network = |config| DualEncoder::new(config, 0, Kind::Double, Device::Cpu);
+    let images = random(&[2, 3, 16, 16], 0);
+    let boxes =
+        Tensor::from_slice(&[0.0f32, 0.0, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0]).view([1, 2, 4]).expand([2, 2, 4], false);
+    let valid = Tensor::ones([2, 2], (Kind::Bool, Device::Cpu));
+    let phrases = random(&[2, 2, 24], 3);
+    for (head, grounds) in
+        [(RegionHead::Prompter(prompter), true), (RegionHead::Prompter(prompter), false), (RegionHead::RoiAlign, false)]
+    {
+        let network = network(with(head, grounds));
+        let regions = network.region_encoder().unwrap();
+        let embedded = regions.encode_regions(&images, &boxes, &valid);
+        assert_eq!(embedded.size(), [2, 2, 24]);
+        // Another box and another image are another region.
+        assert!(difference(&embedded.select(1, 0), &embedded.select(1, 1)) > 1e-3);
+        assert!(difference(&embedded.get(0), &embedded.get(1)) > 1e-3);
+        match regions.ground_phrases(&images, &phrases, &valid) {
+            Some(found) => assert!(grounds && found.size() == [2, 2, 4] && scalar(&found.max()) <= 1.0),
+            None => assert!(!grounds),
+        }
+        // The rest of the network starts as it would without.
+        let name = "image_adapter.weight";
+        let plain = self::network(0);
+        assert_eq!(difference(network.parameters().get(name).unwrap(), plain.parameters().get(name).unwrap()), 0.0);
+    }
+    assert!(self::network(0).region_encoder().is_none());
+    assert!(with(RegionHead::RoiAlign, true).validate().unwrap_err().contains("grounds phrases"));
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use sparc_core::{EvalSample, LabelMap, Region};
+use sparc_core::{EvalSample, FineRegion, LabelMap, Region};
 use tch::Tensor;
 
 use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::pixels::normalize;
 use crate::prepare::{open_image, read_captions, read_record};
+use crate::record::NegativesRecord;
 use crate::regions::{valid_regions, visible_regions};
 use crate::shards::{EVALUATION_MEMBERS, RawSample, ShardSamples};
 use crate::skips::{Skip, SkipCounts, SkipReason};
@@ -86,6 +87,13 @@ fn annotate(
         let visible = visible_regions(sample, valid, &geometry, skips);
         visible.into_iter().map(|(box_xyxy, text)| Region { box_xyxy, text }).collect()
     });
+    let fine_regions = record.fine_regions.into_iter().filter_map(|fine| {
+        let valid = valid_regions(sample, vec![fine.region], skips);
+        let (box_xyxy, text) = visible_regions(sample, valid, &geometry, skips).pop()?;
+        let NegativesRecord { hard, medium, easy, trivial } = fine.negatives;
+        Some(FineRegion { region: Region { box_xyxy, text }, hard, medium, easy, trivial })
+    });
+    let fine_regions = fine_regions.collect();
     let side = i64::from(image_size);
     Ok(EvalSample {
         key: sample.key.clone(),
@@ -93,6 +101,7 @@ fn annotate(
         pixels,
         captions,
         regions,
+        fine_regions,
         class: read_class(sample, skips),
         segmentation: read_segmentation(sample, &geometry, skips),
     })

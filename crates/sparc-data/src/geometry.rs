@@ -118,6 +118,19 @@ impl Geometry {
         (left < right && top < bottom && enough).then_some([left, top, right, bottom])
     }
 
+    /// The way back: a box in shares of the frame's sides, in shares of the source's, cut to the source. It is the
+    /// upright box around the given one's corners.
+    pub fn unmap_box(&self, [x0, y0, x1, y1]: [f32; 4]) -> [f32; 4] {
+        let back = self.map().inverse();
+        let corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]].map(|[x, y]| {
+            let [x, y] = back.apply([f64::from(x) * self.frame.0, f64::from(y) * self.frame.1]);
+            [x / self.source.0, y / self.source.1].map(|share| share.clamp(0.0, 1.0))
+        });
+        let least = |axis: usize| corners.iter().map(|corner| corner[axis]).fold(f64::INFINITY, f64::min) as f32;
+        let most = |axis: usize| corners.iter().map(|corner| corner[axis]).fold(f64::NEG_INFINITY, f64::max) as f32;
+        [least(0), least(1), most(0), most(1)]
+    }
+
     /// A label map of the whole source in `height`×`width` cells that cover the frame: each has the
     /// label at its centre, or [`LabelMap::IGNORE`] where there is no image.
     pub fn map_mask(&self, labels: &GrayImage, height: usize, width: usize) -> LabelMap {
@@ -212,6 +225,42 @@ mod tests {
             prop_assert!(close(map.then(&map.inverse()).apply([x, y]), [x, y]));
             prop_assert!(close(map.then(&other).apply([x, y]), other.apply(map.apply([x, y]))));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn boxes_come_back_from_the_padded_frame(
+            (width, height) in prop_oneof![(1u32..3000, 1u32..3000), Just((641, 3)), Just((3, 641)), Just((1, 1))],
+            side in prop_oneof![Just(224u32), Just(64), Just(1), 1u32..500],
+            (x, y, w, h) in (0.0f32..0.9, 0.0f32..0.9, 0.05f32..1.0, 0.05f32..1.0),
+        ) {
+            use crate::transform::{Frame, ResizeMode};
+            let truth = [x, y, (x + w).min(1.0), (y + h).min(1.0)];
+            let geometry = Frame::plain((width, height), side, ResizeMode::Pad).geometry();
+            let placed = geometry.map_box(truth, 1.0).expect("padding hides nothing");
+            // The long side fills the frame; along the other the picture is centred, to half a pixel.
+            let middle = |low: f32, high: f32| (low + high) * 0.5;
+            let whole = geometry.map_box([0.0, 0.0, 1.0, 1.0], 1.0).unwrap();
+            let (long, short) = if width >= height { (0, 1) } else { (1, 0) };
+            prop_assert!(whole[long].abs() < 1e-6 && (whole[long + 2] - 1.0).abs() < 1e-6);
+            prop_assert!((middle(whole[short], whole[short + 2]) - 0.5).abs() <= 0.5 / side as f32 + 1e-6);
+            let back = geometry.unmap_box(placed);
+            // In pixels of the frame, whose shares are single precision.
+            let scale = [whole[2] - whole[0], whole[3] - whole[1]];
+            for (index, (back, truth)) in back.into_iter().zip(truth).enumerate() {
+                prop_assert!((back - truth).abs() * scale[index % 2] < 1e-6, "{back} instead of {truth}");
+            }
+        }
+    }
+
+    #[test]
+    fn boxes_of_the_frame_are_cut_to_the_source() {
+        // A wide picture with bars above and below: the whole frame is the whole picture.
+        let map = Affine::scale_and_move((0.5, 0.5), (0.0, 25.0));
+        let geometry = Geometry::new((200.0, 100.0), (100.0, 100.0), vec![map]);
+        assert_eq!(geometry.unmap_box([0.0, 0.0, 1.0, 1.0]), [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(geometry.unmap_box([0.25, 0.0, 0.5, 0.5]), [0.25, 0.0, 0.5, 0.5]);
+        assert_eq!(geometry.unmap_box([0.0, 0.0, 1.0, 0.2]), [0.0, 0.0, 1.0, 0.0]);
     }
 
     #[test]

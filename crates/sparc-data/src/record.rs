@@ -17,6 +17,31 @@ pub struct RegionRecord {
     pub score: Option<f32>,
 }
 
+/// A region with wrong descriptions beside its true one, by how much they differ from it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct FineRegionRecord {
+    /// Box and true description.
+    #[serde(flatten)]
+    pub region: RegionRecord,
+    /// Wrong descriptions.
+    #[serde(default)]
+    pub negatives: NegativesRecord,
+}
+
+/// Wrong descriptions of a region; a level may be empty or absent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NegativesRecord {
+    /// One attribute is wrong.
+    pub hard: Vec<String>,
+    /// Two attributes are wrong.
+    pub medium: Vec<String>,
+    /// Three attributes are wrong.
+    pub easy: Vec<String>,
+    /// Another object is described.
+    pub trivial: Vec<String>,
+}
+
 impl RegionRecord {
     /// What is wrong with the region, if anything. Coordinates may overshoot by the rounding of a few
     /// decimals.
@@ -51,6 +76,9 @@ pub struct RecordJson {
     /// Regions; no key means not annotated, an empty list annotated and none there.
     #[serde(default)]
     pub regions: Option<Vec<RegionRecord>>,
+    /// Regions with wrong descriptions; read in evaluation only.
+    #[serde(default)]
+    pub fine_regions: Vec<FineRegionRecord>,
 }
 
 impl RecordJson {
@@ -112,6 +140,16 @@ mod tests {
         assert_eq!(fault([0.5, 0.9, 0.6, 0.1], "x"), Some(SkipReason::BoxEmpty));
         assert_eq!(fault([0.5, 0.0, 1.5, 1.0], "x"), Some(SkipReason::BoxOutsideImage));
         assert_eq!(fault([0.0, 0.0, 1.0, 1.0], " \n"), Some(SkipReason::EmptyPhrase));
+    }
+
+    #[test]
+    fn wrong_descriptions_are_read_by_level() {
+        let text = br#"{"fine_regions": [{"source": "x", "box": [0, 0, 0.5, 1], "text": "a red mug",
+            "negatives": {"hard": ["a blue mug"], "trivial": ["a dog", "a cat"]}}]}"#;
+        let record = RecordJson::parse(text).unwrap();
+        assert_eq!(record.fine_regions[0].region.box_xyxy, [0.0, 0.0, 0.5, 1.0]);
+        let negatives = &record.fine_regions[0].negatives;
+        assert_eq!((negatives.hard.len(), negatives.medium.len(), negatives.trivial.len()), (1, 0, 2));
     }
 
     #[test]

@@ -66,6 +66,27 @@ pub enum Error {
         /// The batch's keys.
         keys: Vec<String>,
     },
+    /// A network is asked for what it was not trained to do.
+    #[error(
+        "{checkpoint}: a network trained with {objective} {lack}; train one with objective cloc (configs/cloc)",
+        checkpoint = checkpoint.display()
+    )]
+    Unable {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What it was trained with.
+        objective: String,
+        /// What it does not do.
+        lack: &'static str,
+    },
+    /// A box of an image that cannot be embedded.
+    #[error("{corners:?} {reason}")]
+    Region {
+        /// As it was given.
+        corners: [f32; 4],
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// An error of the data.
     #[error(transparent)]
     Data(#[from] sparc_data::Error),

@@ -9,6 +9,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod plan;
 pub mod progress;
+pub mod regions;
 pub mod run;
 pub mod step;
 

@@ -69,11 +69,21 @@ mod tests {
         eval json
         eval classes
         eval seg_classes
+        eval region_classes
         eval patches
         eval resize
+        embed checkpoint
+        embed image
+        embed regions
+        embed out
+        ground checkpoint
+        ground image
+        ground phrase
         inspect checkpoint
         inspect image
         inspect text
+        inspect phrase
+        inspect boxes
         inspect out
         report run
         report data

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sparc_core::objectives::clip::{ClipInputs, clip_loss};
+use sparc_core::objectives::cloc::{ClocConfig, ClocInputs, Grounding, cloc_loss};
 use sparc_core::objectives::filip::{FilipConfig, FilipInputs, filip_loss, keep_tokens};
 use sparc_core::objectives::gloria::{GloriaConfig, GloriaInputs, Temperatures, gloria_loss};
 use sparc_core::objectives::mgca::{self, CrossAttention, MgcaConfig, MgcaInputs, mgca_loss};
@@ -9,9 +10,10 @@ use sparc_core::objectives::pacl::{Embedder, PaclConfig, PaclInputs, pacl_loss};
 use sparc_core::objectives::siglip::{SiglipConfig, SiglipInputs, siglip_loss};
 use sparc_core::objectives::sparc::{LocalTemperature, SparcConfig, SparcInputs, sparc_loss};
 use sparc_core::tensor_math::without_padding;
-use sparc_core::{Gathered, ImageFeatures, LossTerms, PairScore, TextFeatures};
+use sparc_core::{Batch, Encoder, Gathered, ImageFeatures, LossTerms, PairScore, PatchPath, RegionBatch, TextFeatures};
 use sparc_models::heads::{HeadsConfig, LearnedScalar};
 use sparc_models::networks::DualEncoder;
+use sparc_models::vit::TowerOutput;
 use tch::{Kind, Tensor};
 
 /// The objectives, one key each: `objective: {sparc: {…}}`.
@@ -32,6 +34,8 @@ pub enum Objective {
     Mgca(MgcaConfig),
     /// SPARC.
     Sparc(SparcConfig),
+    /// CLOC; it learns from regions.
+    Cloc(ClocConfig),
     /// Several, weighed and added: `sum: [{weight: 1, objective: {clip: {}}}, …]`.
     Sum(Vec<Weighted>),
 }
@@ -69,6 +73,7 @@ impl Objective {
             Objective::Gloria(_) => "gloria",
             Objective::Mgca(_) => "mgca",
             Objective::Sparc(_) => "sparc",
+            Objective::Cloc(_) => "cloc",
             Objective::Sum(_) => "sum",
         }
     }
@@ -87,6 +92,7 @@ impl Objective {
             Objective::Gloria(config) => config.validate(),
             Objective::Mgca(config) => config.validate(),
             Objective::Sparc(config) => config.validate(),
+            Objective::Cloc(config) => config.validate(),
             Objective::Sum(parts) => return validate_sum(parts),
         };
         checked.map_err(|reason| format!("{}.{reason}", self.stem()))
@@ -144,9 +150,19 @@ impl Objective {
                     heads.scalars.extend(own(config.local_temperature, LearnedScalar::SparcLogitScale));
                 }
                 Objective::Sparc(_) => {}
+                Objective::Cloc(config) => {
+                    heads.scalars.extend(own(config.temperature, LearnedScalar::ClocLogitScale));
+                    heads.region_head = Some(config.region_head);
+                    heads.grounding = config.lambda_grounding > 0.0;
+                }
             }
         }
         heads
+    }
+
+    /// Whether batches must have annotated regions.
+    pub fn learns_from_regions(&self) -> bool {
+        self.parts().iter().any(|part| matches!(part, Objective::Cloc(_)))
     }
 
     /// What retrieval and classification compare: what the objective contrasts.
@@ -163,6 +179,7 @@ impl Objective {
             | Objective::Gloria(_)
             | Objective::Mgca(_)
             | Objective::Sparc(_)
+            | Objective::Cloc(_)
             | Objective::Sum(_) => PairScore::Pooled,
         }
     }
@@ -193,6 +210,7 @@ impl Objective {
             Objective::Gloria(config) => gloria(network, features, config),
             Objective::Mgca(config) => mgca(network, features, config, updates),
             Objective::Sparc(config) => sparc(network, features, config),
+            Objective::Cloc(config) => cloc(network, features, config, updates),
             Objective::Sum(parts) => LossTerms::sum(
                 parts
                     .iter()
@@ -230,6 +248,60 @@ pub struct Features {
     pub image: ImageFeatures,
     /// Captions.
     pub text: TextFeatures,
+    /// Regions, if the objective learns from them.
+    pub regions: Option<RegionFeatures>,
+}
+
+impl Features {
+    /// Encodes a batch: every image once, and every distinct phrase once, whatever the objective reads.
+    ///
+    /// # Panics
+    ///
+    /// If the objective learns from regions and the batch has none, or the network no region head.
+    pub fn new(network: &DualEncoder, objective: &Objective, batch: &Batch) -> Features {
+        let tower = network.encode_tower(&batch.images_bchw);
+        let regions = objective.learns_from_regions().then(|| {
+            let regions = batch.regions.as_ref().expect("a batch with regions: the plan asks for them");
+            RegionFeatures::new(network, &tower, regions)
+        });
+        Features {
+            image: network.image_features(&tower, PatchPath::Local),
+            text: network.encode_text(&batch.text),
+            regions,
+        }
+    }
+}
+
+/// Embeddings of a batch's regions, in its slots.
+#[derive(Debug)]
+pub struct RegionFeatures {
+    /// Of boxes, `[B, M, D]`.
+    pub regions_bmd: Tensor,
+    /// Of phrases, `[B, M, D]`.
+    pub phrases_bmd: Tensor,
+    /// Boxes of the annotation, `[B, M, 4]`.
+    pub boxes_bm4: Tensor,
+    /// Boxes predicted from the phrases, `[B, M, 4]`, if the network grounds.
+    pub predicted_bm4: Option<Tensor>,
+    /// True where a slot holds a region, `[B, M]`, `bool`.
+    pub valid_bm: Tensor,
+}
+
+impl RegionFeatures {
+    fn new(network: &DualEncoder, tower: &TowerOutput, regions: &RegionBatch) -> RegionFeatures {
+        let RegionBatch { boxes_bm4, phrases, phrase_of_slot_bm, valid_bm } = regions;
+        let phrases_ud = network.encode_text(phrases).pooled_bd;
+        let (b, m) = valid_bm.size2().expect("slots are [B, M]");
+        let phrases_bmd = phrases_ud.index_select(0, &phrase_of_slot_bm.view([-1])).view([b, m, -1]);
+        let view = network.regions(tower).expect("a network built with a region head");
+        RegionFeatures {
+            regions_bmd: view.embed(boxes_bm4, valid_bm),
+            predicted_bm4: view.predict_boxes(&phrases_bmd, valid_bm),
+            phrases_bmd,
+            boxes_bm4: boxes_bm4.shallow_clone(),
+            valid_bm: valid_bm.shallow_clone(),
+        }
+    }
 }
 
 /// The network's inverse temperature, or the objective's own.
@@ -240,7 +312,7 @@ fn temperature(network: &DualEncoder, choice: LocalTemperature, own: LearnedScal
     }
 }
 
-fn clip(network: &DualEncoder, Features { image, text }: &Features) -> LossTerms {
+fn clip(network: &DualEncoder, Features { image, text, .. }: &Features) -> LossTerms {
     clip_loss(&ClipInputs {
         image: Gathered::single(&image.pooled_bd),
         text: Gathered::single(&text.pooled_bd),
@@ -249,7 +321,7 @@ fn clip(network: &DualEncoder, Features { image, text }: &Features) -> LossTerms
     })
 }
 
-fn siglip(network: &DualEncoder, Features { image, text }: &Features) -> LossTerms {
+fn siglip(network: &DualEncoder, Features { image, text, .. }: &Features) -> LossTerms {
     siglip_loss(&SiglipInputs {
         image: Gathered::single(&image.pooled_bd),
         text: Gathered::single(&text.pooled_bd),
@@ -259,7 +331,7 @@ fn siglip(network: &DualEncoder, Features { image, text }: &Features) -> LossTer
     })
 }
 
-fn filip(network: &DualEncoder, Features { image, text }: &Features, config: &FilipConfig) -> LossTerms {
+fn filip(network: &DualEncoder, Features { image, text, .. }: &Features, config: &FilipConfig) -> LossTerms {
     let kept = keep_tokens(&image.patches_bpd, &text.tokens_bld, &text.mask_bl, config.keep_tokens);
     filip_loss(&FilipInputs {
         patches: Gathered::single(&kept.patches_bkd),
@@ -270,7 +342,7 @@ fn filip(network: &DualEncoder, Features { image, text }: &Features, config: &Fi
     })
 }
 
-fn pacl(network: &DualEncoder, Features { image, text }: &Features, config: &PaclConfig) -> LossTerms {
+fn pacl(network: &DualEncoder, Features { image, text, .. }: &Features, config: &PaclConfig) -> LossTerms {
     let inputs = PaclInputs {
         patches: Gathered::single(&image.patches_bpd),
         text: Gathered::single(&text.pooled_bd),
@@ -280,7 +352,7 @@ fn pacl(network: &DualEncoder, Features { image, text }: &Features, config: &Pac
     pacl_loss(&inputs, config)
 }
 
-fn gloria(network: &DualEncoder, Features { image, text }: &Features, config: &GloriaConfig) -> LossTerms {
+fn gloria(network: &DualEncoder, Features { image, text, .. }: &Features, config: &GloriaConfig) -> LossTerms {
     let local = config.lambda_local > 0.0;
     let scale = |scalar: LearnedScalar, start: f64| match config.temperatures {
         Temperatures::Learned if local || scalar == LearnedScalar::GloriaLogitScale => network.scalar(scalar),
@@ -304,7 +376,7 @@ fn gloria(network: &DualEncoder, Features { image, text }: &Features, config: &G
 }
 
 fn mgca(network: &DualEncoder, features: &Features, config: &MgcaConfig, updates: u64) -> LossTerms {
-    let Features { image, text } = features;
+    let Features { image, text, .. } = features;
     let words_bld = without_padding(&text.tokens_bld, &text.mask_bl);
     let (word_contexts_bld, patch_contexts_bpd) = match (network.mutual_attention(), config.attention) {
         (Some(attention), _) => attention.forward(&words_bld, &text.mask_bl, &image.patches_bpd),
@@ -340,7 +412,28 @@ fn mgca(network: &DualEncoder, features: &Features, config: &MgcaConfig, updates
     mgca_loss(&inputs, config)
 }
 
-fn sparc(network: &DualEncoder, Features { image, text }: &Features, config: &SparcConfig) -> LossTerms {
+fn cloc(network: &DualEncoder, features: &Features, config: &ClocConfig, updates: u64) -> LossTerms {
+    let Features { image, text, regions } = features;
+    let regions = regions.as_ref().expect("features of an objective that learns from regions");
+    let inputs = ClocInputs {
+        image: Gathered::single(&image.pooled_bd),
+        text: Gathered::single(&text.pooled_bd),
+        regions: Gathered::single(&regions.regions_bmd),
+        phrases: Gathered::single(&regions.phrases_bmd),
+        valid: Gathered::single(&regions.valid_bm),
+        grounding: regions
+            .predicted_bm4
+            .as_ref()
+            .map(|predicted_bm4| Grounding { boxes_bm4: &regions.boxes_bm4, predicted_bm4 }),
+        row_offset: 0,
+        logit_scale: &network.logit_scale(),
+        region_logit_scale: &temperature(network, config.temperature, LearnedScalar::ClocLogitScale),
+        text_filter: config.filter_after(updates),
+    };
+    cloc_loss(&inputs, config)
+}
+
+fn sparc(network: &DualEncoder, Features { image, text, .. }: &Features, config: &SparcConfig) -> LossTerms {
     let logit_scale = network.logit_scale();
     let own = config.lambda_local > 0.0 && config.local_temperature == LocalTemperature::Own;
     let local_logit_scale =

@@ -216,6 +216,12 @@ fn check(config: &RunConfig) -> Result<(), String> {
     if data.regions.is_some_and(|regions| regions.max == 0) {
         return Err("data.regions.max must be at least 1; leave data.regions out to read no regions".into());
     }
+    if data.regions.is_none() && config.objective.learns_from_regions() {
+        return Err(format!(
+            "objective {} learns from regions: set data.regions, such as {{max: 4, context_length: 16}}",
+            config.objective.name()
+        ));
+    }
     if let Some(random_augment) = &data.augmentation.random_augment {
         random_augment.validate().map_err(|reason| format!("data.augmentation.random_augment.{reason}"))?;
     }

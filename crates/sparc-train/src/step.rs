@@ -1,6 +1,6 @@
 //! One training step: a function of its arguments.
 
-use sparc_core::{Batch, Encoder, LossTerms, PatchPath};
+use sparc_core::{Batch, LossTerms};
 use sparc_models::networks::DualEncoder;
 use tch::Tensor;
 
@@ -65,7 +65,5 @@ pub fn step(
 
 /// The objective's value on a batch; `updates` is the number of optimizer steps made.
 pub fn loss(network: &DualEncoder, objective: &Objective, batch: &Batch, updates: u64) -> LossTerms {
-    let image = network.encode_images(&batch.images_bchw, PatchPath::Local);
-    let text = network.encode_text(&batch.text);
-    objective.loss(network, &Features { image, text }, updates)
+    objective.loss(network, &Features::new(network, objective, batch), updates)
 }

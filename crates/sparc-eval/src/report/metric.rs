@@ -48,6 +48,13 @@ pub fn metric_info(key: &str) -> MetricInfo {
     if let Some(k) = recall("text_to_image_R@") {
         return known("Retrieval", &format!("text to image R@{k}"), Better::Higher);
     }
+    if let Some(metric) = key.strip_prefix("regions_") {
+        return match metric {
+            "box_P@0.5" => known("Regions", "phrases found at IoU 0.5", Better::Higher),
+            "box_mean_IoU" => known("Regions", "mean IoU of the predicted box", Better::Higher),
+            _ => known("Regions", &metric.replace('_', " "), Better::Higher),
+        };
+    }
     let rank = |label: &str| MetricInfo { unit: Unit::Number, ..known("Retrieval", label, Better::Lower) };
     let (classify, segment, ground) = ("Zero-shot classification", "Segmentation", "Grounding");
     match key {

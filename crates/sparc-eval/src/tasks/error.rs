@@ -13,6 +13,8 @@ pub enum Task {
     ZeroshotSegmentation,
     /// Places for phrases.
     PhraseGrounding,
+    /// Regions with given boxes.
+    Regions,
 }
 
 impl fmt::Display for Task {
@@ -22,6 +24,7 @@ impl fmt::Display for Task {
             Task::ZeroshotClassification => "zero-shot classification",
             Task::ZeroshotSegmentation => "zero-shot segmentation",
             Task::PhraseGrounding => "phrase grounding",
+            Task::Regions => "regions",
         })
     }
 }

@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::features::{TextEmbedder, normalized_rows};
 use super::phrase_grounding::GroundingTask;
+use super::regions::RegionsTask;
 use super::retrieval::RetrievalTask;
 use super::zeroshot_classification::ClassificationTask;
 use super::zeroshot_segmentation::SegmentationTask;
@@ -85,6 +86,7 @@ struct Tasks<'a> {
     classification: Option<ClassificationTask<'a>>,
     segmentation: Option<SegmentationTask<'a>>,
     grounding: Option<GroundingTask>,
+    regions: Option<RegionsTask<'a>>,
 }
 
 impl<'a> Tasks<'a> {
@@ -119,6 +121,7 @@ impl<'a> Tasks<'a> {
             classification,
             segmentation,
             grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
+            regions: request.regions.as_ref().map(|regions| RegionsTask::new(regions, encoder)),
         })
     }
 
@@ -138,13 +141,20 @@ impl<'a> Tasks<'a> {
         if let Some(task) = &mut self.grounding {
             is_wanted |= task.admit(sample);
         }
+        if let Some(task) = &mut self.regions {
+            is_wanted |= task.admit(sample);
+        }
         Ok(is_wanted)
     }
 
     fn add_batch(&mut self, samples: &[EvalSample]) -> Result<(), EvalError> {
-        let features = self.encode(samples, self.request.patch_path)?;
+        let images_bchw = self.stack(samples)?;
+        let features = self.encode(&images_bchw, self.request.patch_path);
         if self.retrieval.is_some() || self.classification.is_some() {
-            self.add_pooled(samples, &features)?;
+            self.add_pooled(samples, &images_bchw, &features)?;
+        }
+        if let Some(task) = &mut self.regions {
+            task.add_batch(samples, &images_bchw, &features, self.embedder, self.request)?;
         }
         if self.segmentation.is_some() || self.grounding.is_some() {
             for (index, sample) in samples.iter().enumerate() {
@@ -154,7 +164,8 @@ impl<'a> Tasks<'a> {
         Ok(())
     }
 
-    fn encode(&self, samples: &[EvalSample], path: PatchPath) -> Result<ImageFeatures, EvalError> {
+    /// The images of a batch, `[B, 3, H, W]`, where the network lies.
+    fn stack(&self, samples: &[EvalSample]) -> Result<Tensor, EvalError> {
         let (height, width) = self.encoder.image_size();
         let expected = [3, height, width];
         for sample in samples {
@@ -164,9 +175,12 @@ impl<'a> Tasks<'a> {
             }
         }
         let images: Vec<&Tensor> = samples.iter().map(|sample| &sample.image_chw).collect();
-        let images_bchw = Tensor::stack(&images, 0).to_device(self.request.device);
-        let features = self.encoder.encode_images(&images_bchw, path);
-        let n_samples = samples.len() as i64;
+        Ok(Tensor::stack(&images, 0).to_device(self.request.device))
+    }
+
+    fn encode(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
+        let features = self.encoder.encode_images(images_bchw, path);
+        let n_samples = images_bchw.size()[0];
         let (pooled, patches) = (features.pooled_bd.size(), features.patches_bpd.size());
         assert!(
             pooled.len() == 2 && pooled[0] == n_samples,
@@ -177,10 +191,15 @@ impl<'a> Tasks<'a> {
             "patch features {patches:?} of {n_samples} images on {:?} are not [B, P, D]",
             features.grid
         );
-        Ok(features)
+        features
     }
 
-    fn add_pooled(&mut self, samples: &[EvalSample], features: &ImageFeatures) -> Result<(), EvalError> {
+    fn add_pooled(
+        &mut self,
+        samples: &[EvalSample],
+        images_bchw: &Tensor,
+        features: &ImageFeatures,
+    ) -> Result<(), EvalError> {
         // Each task sees its own rows: an image without a caption may still have a class.
         let pooled_bd = normalized_rows(&features.pooled_bd, |row| EvalError::NonFinite {
             key: samples[row].key.clone(),
@@ -189,7 +208,7 @@ impl<'a> Tasks<'a> {
         // Patches are compared as the objective saw them.
         let again = match (self.request.pair_score, self.request.patch_path) {
             (PairScore::Pooled, _) | (_, PatchPath::Local) => None,
-            (_, PatchPath::Global) => Some(self.encode(samples, PatchPath::Local)?),
+            (_, PatchPath::Global) => Some(self.encode(images_bchw, PatchPath::Local)),
         };
         let compared = (self.request.pair_score != PairScore::Pooled).then(|| again.as_ref().unwrap_or(features));
         let rows_where = |is_wanted: &dyn Fn(&EvalSample) -> bool| {
@@ -250,6 +269,7 @@ impl<'a> Tasks<'a> {
             classification: self.classification.map(|task| task.finish(n_images)).transpose()?,
             segmentation: self.segmentation.map(|task| task.finish(n_images)).transpose()?,
             grounding: self.grounding.map(|task| task.finish(n_images)).transpose()?,
+            regions: self.regions.map(|task| task.finish(n_images, self.embedder)).transpose()?,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`evaluate`] runs every task of an [`EvalRequest`] in one pass over the samples, and sees the network
 //! only through [`sparc_core::Encoder`] and [`sparc_core::Tokenize`]. What each task does is told in its
-//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding.
+//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, regions.
 //!
 //! A sample without the annotation that a task needs is left out of that task and counted. A task that
 //! is left without any sample is an error ([`EvalError::NoUsableSample`]), and so are features that are
@@ -14,6 +14,8 @@ mod evaluate;
 mod features;
 mod pair_scoring;
 mod phrase_grounding;
+mod region_arms;
+mod regions;
 mod request;
 mod results;
 mod retrieval;
@@ -26,7 +28,10 @@ mod tests;
 pub use class_list::{ClassListError, ClassSet, DEFAULT_TEMPLATES, SegmentationClasses, Templates};
 pub use error::{EvalError, Task};
 pub use evaluate::{Progress, evaluate};
+pub use region_arms::RegionArm;
+pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
-    ClassScore, ClassificationResults, EvalResults, GroundingResults, Protocol, RetrievalResults, SegmentationResults,
+    ArmResults, BoxResults, ClassScore, ClassificationResults, EvalResults, GroundingResults, Protocol, RegionResults,
+    RetrievalResults, SegmentationResults,
 };

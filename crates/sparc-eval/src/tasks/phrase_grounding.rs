@@ -32,19 +32,20 @@ pub(super) struct GroundingTask {
 
 /// A phrase of one image with all its boxes.
 #[derive(Debug, PartialEq)]
-struct Query<'a> {
-    phrase: &'a str,
-    boxes: Vec<[f32; 4]>,
+pub(super) struct Query<'a> {
+    pub phrase: &'a str,
+    pub boxes: Vec<[f32; 4]>,
 }
 
 /// The box clipped to the image; `None` if nothing is left of it.
-fn clipped(region: &Region) -> Option<[f32; 4]> {
+pub(super) fn clipped(region: &Region) -> Option<[f32; 4]> {
     let clipped = region.box_xyxy.map(|edge| edge.clamp(0.0, 1.0));
     let [x0, y0, x1, y1] = clipped;
     (x0 < x1 && y0 < y1).then_some(clipped)
 }
 
-fn queries(regions: &[Region]) -> Vec<Query<'_>> {
+/// The phrases of an image, each with its boxes.
+pub(super) fn queries(regions: &[Region]) -> Vec<Query<'_>> {
     let mut queries: Vec<Query<'_>> = Vec::new();
     for region in regions {
         let phrase = region.text.trim();

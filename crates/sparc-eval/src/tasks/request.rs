@@ -3,7 +3,7 @@
 use sparc_core::{PairScore, PatchPath};
 use tch::Device;
 
-use super::{ClassSet, EvalError, SegmentationClasses};
+use super::{ClassSet, EvalError, RegionsRequest, SegmentationClasses};
 use crate::metrics::grounding;
 use crate::metrics::upsample::Upsampling;
 
@@ -19,6 +19,8 @@ pub struct EvalRequest {
     pub segmentation: Option<SegmentationClasses>,
     /// Run phrase grounding.
     pub grounding: bool,
+    /// Run recognition, retrieval, choice and grounding of regions.
+    pub regions: Option<RegionsRequest>,
     /// What retrieval and classification compare; patches, where it reads them, along the local path.
     pub pair_score: PairScore,
     /// Which patch features segmentation and grounding read.
@@ -44,6 +46,7 @@ impl EvalRequest {
             classification: None,
             segmentation: None,
             grounding: false,
+            regions: None,
             pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
             upsampling: Upsampling::BilinearScores,
@@ -56,8 +59,16 @@ impl EvalRequest {
 
     /// Refuses requests that could only give nonsense.
     pub(super) fn check(&self) -> Result<(), EvalError> {
-        if !self.retrieval && self.classification.is_none() && self.segmentation.is_none() && !self.grounding {
+        let is_asked = self.retrieval || self.grounding;
+        if !is_asked && self.classification.is_none() && self.segmentation.is_none() && self.regions.is_none() {
             return Err(EvalError::NothingRequested);
+        }
+        if self.regions.as_ref().is_some_and(|regions| regions.arms.is_empty()) {
+            return Err(EvalError::InvalidRequest {
+                field: "regions.arms",
+                value: "empty".into(),
+                expected: "at least one way to embed a box",
+            });
         }
         for (field, size) in [("batch_size", self.batch_size), ("text_batch_size", self.text_batch_size)] {
             if size == 0 {

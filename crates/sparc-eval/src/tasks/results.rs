@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Templates;
+use super::{RegionArm, Templates};
 use crate::metrics::upsample::Upsampling;
 
 /// Everything that [`super::evaluate`] found out. Rates are in `[0, 1]`.
@@ -20,6 +20,9 @@ pub struct EvalResults {
     pub segmentation: Option<SegmentationResults>,
     /// Phrase grounding, if it was asked for.
     pub grounding: Option<GroundingResults>,
+    /// Regions, if they were asked for.
+    #[serde(default)]
+    pub regions: Option<RegionResults>,
 }
 
 /// The choices of the request that change numbers.
@@ -151,6 +154,70 @@ pub struct GroundingResults {
     pub chance: f64,
 }
 
+/// Regions with given boxes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionResults {
+    /// Images with a usable region.
+    pub n_images: usize,
+    /// Regions.
+    pub n_regions: usize,
+    /// Distinct phrases of the regions.
+    pub n_phrases: usize,
+    /// Classes to choose from.
+    pub n_classes: usize,
+    /// Images left out because they have no usable region.
+    pub n_without_regions: usize,
+    /// Regions that recognition leaves out because no class has the name of their phrase.
+    pub n_without_class: usize,
+    /// Regions whose description is chosen among wrong ones.
+    pub n_fine_regions: usize,
+    /// By the way boxes get embeddings.
+    pub arms: Vec<ArmResults>,
+    /// Boxes predicted from phrases; absent if the network predicts none.
+    pub boxes: Option<BoxResults>,
+}
+
+/// What one way to embed boxes leads to; numbers are absent where nothing is there to be judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmResults {
+    /// The way.
+    pub arm: RegionArm,
+    /// mAcc: mean over the classes that occur of the share of their regions that are named right.
+    pub macro_accuracy: Option<f64>,
+    /// Share of the regions that are named right.
+    pub micro_accuracy: Option<f64>,
+    /// Recall@10 of phrases for regions: of the region's own, and of an equal string.
+    pub region_to_text_recall: [Option<f64>; 2],
+    /// Recall@10 of regions for phrases, likewise.
+    pub text_to_region_recall: [Option<f64>; 2],
+    /// Share of regions whose true description scores best among hard, medium, easy and trivial wrong ones.
+    pub choice: [Option<f64>; 4],
+}
+
+impl ArmResults {
+    pub(super) fn none(arm: RegionArm) -> ArmResults {
+        ArmResults {
+            arm,
+            macro_accuracy: None,
+            micro_accuracy: None,
+            region_to_text_recall: [None; 2],
+            text_to_region_recall: [None; 2],
+            choice: [None; 4],
+        }
+    }
+}
+
+/// Boxes predicted from phrases.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BoxResults {
+    /// Phrases: different texts, image by image.
+    pub n_phrases: usize,
+    /// P@0.5: share of phrases whose box overlaps one of theirs with an IoU of at least 0.5.
+    pub precision_50: Option<f64>,
+    /// Mean IoU with the phrase's best box.
+    pub mean_iou: Option<f64>,
+}
+
 impl EvalResults {
     /// All single numbers under their metric keys, in a fixed order: the metrics of each task, then the
     /// counts. Numbers that do not exist (see the fields) have no key.
@@ -170,6 +237,7 @@ impl EvalResults {
         }
         let mut flat: Vec<(String, f64)> =
             numbers.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        flat.extend(self.regions.iter().flat_map(RegionResults::metrics));
         flat.extend(self.counts().into_iter().map(|(key, count)| (key.to_owned(), count as f64)));
         flat
     }
@@ -203,7 +271,46 @@ impl EvalResults {
                 ("n_empty_boxes", grounding.n_empty_boxes),
             ]);
         }
+        if let Some(regions) = &self.regions {
+            counts.extend([
+                ("n_regions", regions.n_regions),
+                ("n_region_phrases", regions.n_phrases),
+                ("n_region_classes", regions.n_classes),
+                ("n_regions_without_class", regions.n_without_class),
+                ("n_fine_regions", regions.n_fine_regions),
+            ]);
+        }
         counts
+    }
+}
+
+impl RegionResults {
+    fn metrics(&self) -> Vec<(String, f64)> {
+        let mut numbers: Vec<(String, Option<f64>)> = Vec::new();
+        for arm in &self.arms {
+            let key = |metric: &str| format!("regions_{}_{metric}", arm.arm.name());
+            let ([r2t, r2t_string], [t2r, t2r_string]) = (arm.region_to_text_recall, arm.text_to_region_recall);
+            let [hard, medium, easy, trivial] = arm.choice;
+            numbers.extend([
+                (key("mAcc"), arm.macro_accuracy),
+                (key("acc"), arm.micro_accuracy),
+                (key("to_text_R@10"), r2t),
+                (key("from_text_R@10"), t2r),
+                (key("to_text_string_R@10"), r2t_string),
+                (key("from_text_string_R@10"), t2r_string),
+                (key("choice_hard"), hard),
+                (key("choice_medium"), medium),
+                (key("choice_easy"), easy),
+                (key("choice_trivial"), trivial),
+            ]);
+        }
+        if let Some(boxes) = &self.boxes {
+            numbers.extend([
+                ("regions_box_P@0.5".to_owned(), boxes.precision_50),
+                ("regions_box_mean_IoU".to_owned(), boxes.mean_iou),
+            ]);
+        }
+        numbers.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
 }
 

@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 use sparc_core::objectives::pacl::PooledPatches;
 use sparc_core::{
-    Encoder, EvalSample, ImageFeatures, LabelMap, PairScore, PatchGrid, PatchPath, Region, TextBatch, TextFeatures,
-    Tokenize,
+    Encoder, EvalSample, FineRegion, ImageFeatures, LabelMap, PairScore, PatchGrid, PatchPath, Region, RegionEncoder,
+    TextBatch, TextFeatures, Tokenize,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -121,6 +121,7 @@ fn sample(key: &str, word: &str, cells: &str) -> EvalSample {
         pixels: vec![0; SIDE * SIDE * 3],
         captions: Vec::new(),
         regions: None,
+        fine_regions: Vec::new(),
         class: None,
         segmentation: None,
     }
@@ -168,6 +169,132 @@ fn classes(json: &str) -> Option<ClassSet> {
 
 fn segmentation_classes(json: &str) -> Option<SegmentationClasses> {
     Some(SegmentationClasses::from_json(json).expect("segmentation classes"))
+}
+
+// Regions.
+
+/// Reads the concept at the centre of a box, and finds the cells of a phrase's concept.
+struct Localizer(PixelReader);
+
+impl Encoder for Localizer {
+    fn image_size(&self) -> (i64, i64) {
+        self.0.image_size()
+    }
+
+    fn encode_images(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
+        self.0.encode_images(images_bchw, path)
+    }
+
+    fn encode_text(&self, text: &TextBatch) -> TextFeatures {
+        self.0.encode_text(text)
+    }
+
+    fn region_encoder(&self) -> Option<&dyn RegionEncoder> {
+        Some(self)
+    }
+}
+
+impl RegionEncoder for Localizer {
+    fn encode_regions(&self, images_bchw: &Tensor, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor {
+        let (b, s) = valid_bs.size2().unwrap();
+        let centre = |image: i64, slot: i64, axis: i64| {
+            let corner = |index: i64| boxes_bs4.double_value(&[image, slot, index]);
+            ((corner(axis) + corner(axis + 2)) / 2.0 * SIDE as f64) as i64
+        };
+        let concepts: Vec<i64> = (0..b * s)
+            .map(|row| (row / s, row % s))
+            .map(|(i, j)| images_bchw.double_value(&[i, 0, centre(i, j, 1), centre(i, j, 0)]) as i64)
+            .collect();
+        self.0.one_hot(&Tensor::from_slice(&concepts).view([b, s]), self.0.error)
+    }
+
+    fn ground_phrases(&self, images_bchw: &Tensor, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor> {
+        let (b, s) = valid_bs.size2().unwrap();
+        let concept_bs = phrases_bsd.argmax(2, false);
+        let mut boxes = Vec::new();
+        for (i, j) in (0..b * s).map(|row| (row / s, row % s)) {
+            let is_here = images_bchw.get(i).get(0).eq(concept_bs.int64_value(&[i, j]));
+            let span = |dim: i64| {
+                let places = Vec::<i64>::try_from(is_here.any_dim(dim, false).nonzero().view([-1])).unwrap();
+                let share = |place: Option<i64>| place.unwrap_or(0) as f32 / SIDE as f32;
+                (share(places.first().copied()), share(places.last().map(|last| last + 1)))
+            };
+            let ((x0, x1), (y0, y1)) = (span(0), span(1));
+            boxes.extend([x0, y0, x1, y1]);
+        }
+        Some(Tensor::from_slice(&boxes).view([b, s, 4]))
+    }
+}
+
+/// A cat at the upper left, a dog at the lower right, a tree over half of the bottom.
+fn with_regions() -> EvalSample {
+    let negatives = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    EvalSample {
+        regions: Some(vec![
+            region("cat", [0.0, 0.0, 0.5, 0.5]),
+            region(" dog ", [0.75, 0.75, 1.0, 1.0]),
+            region("cat", [0.0, 0.75, 0.25, 1.0]),
+            region("", [0.0, 0.0, 1.0, 1.0]),
+            region("sky", [0.5, 0.5, 0.5, 0.6]),
+        ]),
+        fine_regions: vec![FineRegion {
+            region: region("the dog", [0.75, 0.75, 1.0, 1.0]),
+            hard: negatives(&["a cat", "one bird"]),
+            medium: Vec::new(),
+            easy: negatives(&["one more dog"]),
+            trivial: negatives(&["tree"]),
+        }],
+        ..sample("a", "car", "cc..cc......t..d")
+    }
+}
+
+fn ask_regions(arms: &[RegionArm], names: Option<&[&str]>) -> EvalRequest {
+    let classes = names.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+    ask(|request| request.regions = Some(RegionsRequest { arms: arms.to_vec(), classes }))
+}
+
+#[test]
+fn regions_are_named_found_and_chosen() {
+    // The third region says cat where the picture has a tree.
+    let run = |request: &EvalRequest| {
+        let samples = [with_regions(), sample("b", "cat", NOTHING)].map(Ok::<_, Infallible>);
+        let network = Localizer(PixelReader::new(0));
+        evaluate(&network, &WordTokenizer, samples.into_iter(), request, &mut |_| {}).unwrap()
+    };
+    let results = run(&ask_regions(&RegionArm::ALL, None)).regions.unwrap();
+    assert_eq!((results.n_images, results.n_regions, results.n_phrases), (1, 3, 2));
+    assert_eq!((results.n_without_regions, results.n_fine_regions), (1, 1));
+    assert_eq!(results.arms.len(), 4);
+    for arm in &results.arms[..3] {
+        // Cat: 1 of 2, where the tree ties for nothing: it is no class, and both names score 0.
+        assert!(close(arm.macro_accuracy.unwrap(), (0.75 + 1.0) / 2.0), "{:?}", arm.arm);
+        assert!(close(arm.micro_accuracy.unwrap(), (1.0 + 0.5 + 1.0) / 3.0), "{:?}", arm.arm);
+        assert_eq!(arm.region_to_text_recall, [Some(1.0); 2]);
+        // The true dog wins over others, and ties with another text of the same concept.
+        assert_eq!(arm.choice, [Some(1.0), None, Some(0.5), Some(1.0)]);
+    }
+    // Cat has two boxes, the better one is met; the dog's is met.
+    let boxes = results.boxes.unwrap();
+    assert_eq!((boxes.n_phrases, boxes.precision_50, boxes.mean_iou), (2, Some(1.0), Some(1.0)));
+
+    let listed = run(&ask_regions(&[RegionArm::Head], Some(&["cat", "tree", "bird"]))).regions.unwrap();
+    assert_eq!((listed.n_classes, listed.n_without_class), (3, 1));
+    assert_eq!((listed.arms[0].macro_accuracy, listed.arms[0].micro_accuracy), (Some(0.5), Some(0.5)));
+}
+
+#[test]
+fn a_network_without_a_region_head_has_the_other_arms() {
+    let results = run(&PixelReader::new(0), [with_regions()], &ask_regions(&RegionArm::ALL, None)).unwrap();
+    let keys: Vec<String> = results.flatten().into_iter().map(|(key, _)| key).collect();
+    assert!(
+        keys.contains(&"regions_crop_mAcc".to_owned())
+            && !keys.iter().any(|key| key.contains("head") || key.contains("box"))
+    );
+    let none =
+        run(&PixelReader::new(0), [sample("a", "cat", NOTHING)], &ask_regions(&RegionArm::ALL, None)).unwrap_err();
+    assert!(none.to_string().contains("regions has nothing to evaluate"), "{none}");
+    let empty = run(&PixelReader::new(0), [with_regions()], &ask_regions(&[], None)).unwrap_err();
+    assert!(empty.to_string().contains("regions.arms"), "{empty}");
 }
 
 // Retrieval.

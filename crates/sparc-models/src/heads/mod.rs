@@ -8,7 +8,7 @@ mod roi_align;
 
 pub use learned_scalar::LearnedScalar;
 pub use mutual_attention::MutualAttention;
-pub use prompter::{BoxRegressor, Prompter};
+pub use prompter::{BoxRegressor, PromptedImages, Prompter};
 pub use residual_branch::ResidualBranch;
 pub use roi_align::{RoiAlignHead, roi_align_weights};
 use sparc_core::objectives::cloc::RegionHead;

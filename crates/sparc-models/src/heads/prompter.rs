@@ -91,12 +91,21 @@ impl Prompter {
         }
     }
 
-    /// What the layer makes of each prompt, averaged: `[B, P, W]` and `[B, S, K, W]` → `[B, S, W]`. Where
-    /// `valid_bs` is false the result has no meaning.
-    pub fn pool(&self, patches_bpw: &Tensor, prompts_bskw: &Tensor, valid_bs: &Tensor) -> Tensor {
+    /// What all prompts of the images share, of their features `[B, P, W]`.
+    pub fn look(&self, patches_bpw: &Tensor) -> PromptedImages {
+        let projected = match self.readout {
+            Readout::GapAll => self.block.project(patches_bpw).into(),
+            Readout::PromptMean => self.block.project_context(patches_bpw).into(),
+        };
+        PromptedImages { patches_bpw: patches_bpw.shallow_clone(), projected }
+    }
+
+    /// What the layer makes of each prompt, averaged: `[B, S, K, W]` → `[B, S, W]`. Where `valid_bs` is false the
+    /// result has no meaning.
+    pub fn pool(&self, images: &PromptedImages, prompts_bskw: &Tensor, valid_bs: &Tensor) -> Tensor {
         match self.readout {
-            Readout::GapAll => self.pool_all(patches_bpw, prompts_bskw, valid_bs),
-            Readout::PromptMean => self.pool_prompts(patches_bpw, prompts_bskw),
+            Readout::GapAll => self.pool_all(images, prompts_bskw, valid_bs),
+            Readout::PromptMean => self.pool_prompts(images, prompts_bskw),
         }
     }
 
@@ -105,30 +114,29 @@ impl Prompter {
         self.projection.forward(pooled)
     }
 
-    /// All output tokens of the prompts that are valid. Queries, keys and values of the image are made once.
-    fn pool_all(&self, patches_bpw: &Tensor, prompts_bskw: &Tensor, valid_bs: &Tensor) -> Tensor {
+    /// All output tokens of the prompts that are valid.
+    fn pool_all(&self, images: &PromptedImages, prompts_bskw: &Tensor, valid_bs: &Tensor) -> Tensor {
         let (b, s, k, w) = prompts_bskw.size4().expect("prompts are [B, S, K, W]");
         let rows_r = computed_rows(valid_bs);
         let image_r = rows_r.divide_scalar_mode(s, "floor");
         let of_image = |tensor: &Tensor| tensor.index_select(0, &image_r);
         let prompts_rkw = prompts_bskw.reshape([b * s, k, w]).index_select(0, &rows_r);
-        let (image, own) = (self.block.project(patches_bpw), self.block.project(&prompts_rkw));
-        let joined = |index: usize| Tensor::cat(&[own[index].shallow_clone(), of_image(&image[index])], 2);
+        let own = self.block.project(&prompts_rkw);
+        let joined = |index: usize| Tensor::cat(&[own[index].shallow_clone(), of_image(&images.projected[index])], 2);
         let (query, key, value) = (joined(0), joined(1), joined(2));
         let mixed =
             Tensor::scaled_dot_product_attention(&query, &key, &value, None::<&Tensor>, 0.0, false, None, false);
-        let stream = Tensor::cat(&[prompts_rkw, of_image(patches_bpw)], 1);
+        let stream = Tensor::cat(&[prompts_rkw, of_image(&images.patches_bpw)], 1);
         let output = self.norm.forward(&self.block.finish(&stream, &mixed));
         let pooled_rw = output.mean_dim([1i64].as_slice(), false, None::<Kind>);
         let none = Tensor::zeros([b * s, w], (pooled_rw.kind(), pooled_rw.device()));
         none.index_add(0, &rows_r, &pooled_rw).view([b, s, w])
     }
 
-    /// The prompts' own output tokens: their queries alone, over the keys of the image, made once, and of the prompt
-    /// itself.
-    fn pool_prompts(&self, patches_bpw: &Tensor, prompts_bskw: &Tensor) -> Tensor {
+    /// The prompts' own output tokens: their queries alone, over the keys of the image and of the prompt itself.
+    fn pool_prompts(&self, images: &PromptedImages, prompts_bskw: &Tensor) -> Tensor {
         let (b, s, k, w) = prompts_bskw.size4().expect("prompts are [B, S, K, W]");
-        let [image_key, image_value] = self.block.project_context(patches_bpw).map(|part| part.squeeze_dim(1));
+        let (image_key, image_value) = (images.projected[0].squeeze_dim(1), images.projected[1].squeeze_dim(1));
         let prompts = prompts_bskw.reshape([b, s * k, w]);
         let [query, key, value] = self.block.project(&prompts).map(|part| part.view([b, s, k, w]));
         let to_own_bskk = query.matmul(&key.transpose(2, 3));
@@ -140,6 +148,14 @@ impl Prompter {
         let output = self.norm.forward(&self.block.finish(&prompts, &mixed_bskw.view([b, 1, s * k, w])));
         output.view([b, s, k, w]).mean_dim([2i64].as_slice(), false, None::<Kind>)
     }
+}
+
+/// Images, ready for any number of prompts.
+#[derive(Debug)]
+pub struct PromptedImages {
+    patches_bpw: Tensor,
+    /// Queries, keys and values of the one head, `[B, 1, P, W]` each; without queries where only prompts are read.
+    projected: Vec<Tensor>,
 }
 
 /// Flat indices of the valid slots; if there is none, the first, so that every parameter has a gradient whatever

@@ -43,8 +43,9 @@ fn fast_read_outs_are_the_plain_layer() {
             let valid = Tensor::from_slice(&[true, false, true, false, false, false]).view([3, 2]);
             let phrases = regressor.prompts(&random(&[3, 2, 6], 2).to_kind(kind));
             for prompts in [prompter.box_prompts(&boxes(3, 2, kind), WIDTH), phrases] {
-                let (fast, plain) =
-                    tch::no_grad(|| (prompter.pool(&patches, &prompts, &valid), plain(&prompter, &patches, &prompts)));
+                let (fast, plain) = tch::no_grad(|| {
+                    (prompter.pool(&prompter.look(&patches), &prompts, &valid), plain(&prompter, &patches, &prompts))
+                });
                 let difference = (fast - plain).abs().masked_fill(&valid.unsqueeze(-1).logical_not(), 0.0);
                 let largest = scalar(&difference.max());
                 assert!(largest < tolerance, "{readout:?} {kind:?}: {largest:e}");
@@ -100,8 +101,9 @@ fn gradients_reach_patches_and_parameters_even_without_a_region() {
         let (prompter, regressor, parameters) = prompter(readout, BoxEncoding::Sinusoidal, Kind::Double);
         let (boxes, phrases) = (boxes(2, 2, Kind::Double), random(&[2, 2, 6], 8));
         let run = |patches: &Tensor, valid: &Tensor| {
-            let regions = prompter.project(&prompter.pool(patches, &prompter.box_prompts(&boxes, WIDTH), valid));
-            let predicted = regressor.boxes(&prompter.pool(patches, &regressor.prompts(&phrases), valid));
+            let images = prompter.look(patches);
+            let regions = prompter.project(&prompter.pool(&images, &prompter.box_prompts(&boxes, WIDTH), valid));
+            let predicted = regressor.boxes(&prompter.pool(&images, &regressor.prompts(&phrases), valid));
             let picked = |rows: Tensor| rows.where_self(&valid.unsqueeze(-1), &rows.zeros_like()).square();
             picked(regions).sum(Kind::Double) + picked(predicted).sum(Kind::Double)
         };

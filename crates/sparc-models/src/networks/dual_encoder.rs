@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sparc_core::objectives::cloc::RegionHead;
 use sparc_core::tensor_math::masked_mean;
-use sparc_core::{Encoder, ImageFeatures, PatchPath, RegionEncoder, TextBatch, TextFeatures};
+use sparc_core::{Encoder, ImageFeatures, PatchGrid, PatchPath, RegionEncoder, TextBatch, TextFeatures};
 use tch::{Device, Kind, Tensor};
 
-use crate::heads::{BoxRegressor, HeadsConfig, LearnedScalar, MutualAttention, Prompter, ResidualBranch, RoiAlignHead};
+use crate::heads::{
+    BoxRegressor, HeadsConfig, LearnedScalar, MutualAttention, PromptedImages, Prompter, ResidualBranch, RoiAlignHead,
+};
 use crate::layers::Linear;
 use crate::text::{TextConfig, TextTransformer};
 use crate::vit::{TowerOutput, Vit, VitConfig};
@@ -113,6 +115,41 @@ impl Regions {
                 Regions::RoiAlign(RoiAlignHead::new(&builder.under("roi_align"), width, embed_dim, bias))
             }
         })
+    }
+}
+
+/// Images that were encoded once, for any number of regions.
+#[derive(Debug)]
+pub struct RegionView<'a> {
+    stream_bpw: &'a Tensor,
+    head: ViewingHead<'a>,
+}
+
+#[derive(Debug)]
+enum ViewingHead<'a> {
+    Prompter { prompter: &'a Prompter, regressor: Option<&'a BoxRegressor>, images: PromptedImages },
+    RoiAlign { head: &'a RoiAlignHead, grid: PatchGrid },
+}
+
+impl RegionView<'_> {
+    /// Embeddings of regions, not normalised: boxes `[B, S, 4]` in `[0, 1]` of the network input → `[B, S, D]`, without
+    /// meaning where `valid_bs` is false.
+    pub fn embed(&self, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor {
+        let boxes_bs4 = boxes_bs4.to_kind(self.stream_bpw.kind());
+        match &self.head {
+            ViewingHead::Prompter { prompter, images, .. } => {
+                let prompts_bskw = prompter.box_prompts(&boxes_bs4, self.stream_bpw.size()[2]);
+                prompter.project(&prompter.pool(images, &prompts_bskw, valid_bs))
+            }
+            ViewingHead::RoiAlign { head, grid } => head.forward(self.stream_bpw, &boxes_bs4, *grid),
+        }
+    }
+
+    /// Boxes of phrases, as they are regressed: pooled embeddings `[B, S, D]`, not normalised → `[B, S, 4]` in the frame
+    /// of the network input, not clamped. `None` if the network does not ground.
+    pub fn predict_boxes(&self, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor> {
+        let ViewingHead::Prompter { prompter, regressor: Some(regressor), images } = &self.head else { return None };
+        Some(regressor.boxes(&prompter.pool(images, &regressor.prompts(phrases_bsd), valid_bs)))
     }
 }
 
@@ -260,29 +297,16 @@ impl DualEncoder {
         }
     }
 
-    /// Embeddings of regions, not normalised: boxes `[B, S, 4]` in `[0, 1]` of the network input → `[B, S, D]`, without
-    /// meaning where `valid_bs` is false.
-    ///
-    /// # Panics
-    ///
-    /// If the network was built without a region head.
-    pub fn embed_regions(&self, tower: &TowerOutput, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor {
+    /// What all regions of the images share; `None` if the network has no region head.
+    pub fn regions<'a>(&'a self, tower: &'a TowerOutput) -> Option<RegionView<'a>> {
         let stream_bpw = &tower.stream_bpw;
-        let boxes_bs4 = boxes_bs4.to_kind(stream_bpw.kind());
-        match self.regions.as_ref().expect("a network with a region head") {
-            Regions::Prompter(prompter, _) => {
-                let prompts_bskw = prompter.box_prompts(&boxes_bs4, stream_bpw.size()[2]);
-                prompter.project(&prompter.pool(stream_bpw, &prompts_bskw, valid_bs))
+        let head = match self.regions.as_ref()? {
+            Regions::Prompter(prompter, regressor) => {
+                ViewingHead::Prompter { prompter, regressor: regressor.as_ref(), images: prompter.look(stream_bpw) }
             }
-            Regions::RoiAlign(head) => head.forward(stream_bpw, &boxes_bs4, self.config.image.grid()),
-        }
-    }
-
-    /// Boxes of phrases, as they are regressed: pooled embeddings `[B, S, D]`, not normalised → `[B, S, 4]` in the frame
-    /// of the network input, not clamped. `None` if the network does not ground.
-    pub fn predict_boxes(&self, tower: &TowerOutput, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor> {
-        let Some(Regions::Prompter(prompter, Some(regressor))) = &self.regions else { return None };
-        Some(regressor.boxes(&prompter.pool(&tower.stream_bpw, &regressor.prompts(phrases_bsd), valid_bs)))
+            Regions::RoiAlign(head) => ViewingHead::RoiAlign { head, grid: self.config.image.grid() },
+        };
+        Some(RegionView { stream_bpw, head })
     }
 
     /// Clamps the inverse temperatures to `[1, logit_scale_max]`, as open_clip does after each step.
@@ -337,11 +361,13 @@ impl Encoder for DualEncoder {
 
 impl RegionEncoder for DualEncoder {
     fn encode_regions(&self, images_bchw: &Tensor, boxes_bs4: &Tensor, valid_bs: &Tensor) -> Tensor {
-        self.embed_regions(&self.encode_tower(images_bchw), boxes_bs4, valid_bs)
+        let tower = self.encode_tower(images_bchw);
+        self.regions(&tower).expect("a region encoder has a head").embed(boxes_bs4, valid_bs)
     }
 
     fn ground_phrases(&self, images_bchw: &Tensor, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor> {
-        let boxes = self.predict_boxes(&self.encode_tower(images_bchw), phrases_bsd, valid_bs)?;
+        let tower = self.encode_tower(images_bchw);
+        let boxes = self.regions(&tower)?.predict_boxes(phrases_bsd, valid_bs)?;
         Some(boxes.clamp(0.0, 1.0))
     }
 }

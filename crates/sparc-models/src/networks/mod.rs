@@ -2,4 +2,4 @@
 
 mod dual_encoder;
 
-pub use dual_encoder::{DualEncoder, DualEncoderConfig, SpecialTokens};
+pub use dual_encoder::{DualEncoder, DualEncoderConfig, RegionView, SpecialTokens};

@@ -10,7 +10,9 @@ use sparc_data::shards::expand_shards;
 use sparc_data::skips::SkipCounts;
 use sparc_data::transform::ResizeMode;
 use sparc_eval::report::{MetricRow, text_table};
-use sparc_eval::tasks::{ClassSet, EvalRequest, EvalResults, Progress, SegmentationClasses, evaluate};
+use sparc_eval::tasks::{
+    ClassSet, EvalRequest, EvalResults, Progress, RegionArm, RegionsRequest, SegmentationClasses, evaluate,
+};
 use sparc_train::evaluation::Trained;
 use sparc_train::progress::bar;
 
@@ -33,7 +35,10 @@ pub struct EvalArguments {
     /// Class names for segmentation [default: seg_classes.json beside the shards]
     #[arg(long)]
     seg_classes: Option<PathBuf>,
-    /// Which patch features segmentation and grounding read
+    /// Class names for the recognition of regions [default: the distinct phrases of the set]
+    #[arg(long)]
+    region_classes: Option<PathBuf>,
+    /// Which patch features segmentation, grounding and regions read
     #[arg(long, value_enum, default_value_t = Patches::Global)]
     patches: Patches,
     /// How images become squares [default: as in the run's training]
@@ -52,6 +57,8 @@ pub enum Task {
     Segmentation,
     /// Phrase grounding
     Grounding,
+    /// Recognition, retrieval, choice and grounding of regions
+    Regions,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -77,6 +84,10 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     let shards = expand_shards(&arguments.data)?;
     let mut request =
         request(&arguments.task, &shards, arguments.classes.as_deref(), arguments.seg_classes.as_deref())?;
+    if let (Some(path), Some(regions)) = (&arguments.region_classes, &mut request.regions) {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        regions.classes = Some(ClassSet::from_json(&text).with_context(|| path.display().to_string())?.names);
+    }
     request.patch_path = match arguments.patches {
         Patches::Global => PatchPath::Global,
         Patches::Local => PatchPath::Local,
@@ -121,6 +132,9 @@ pub fn request(
         match task {
             Task::Retrieval => request.retrieval = true,
             Task::Grounding => request.grounding = true,
+            Task::Regions => {
+                request.regions = Some(RegionsRequest { arms: RegionArm::ALL.to_vec(), classes: None });
+            }
             Task::Classification => {
                 let (path, text) = class_file(shards, classes, "classes.json", "--classes")?;
                 let parsed = ClassSet::from_json(&text);

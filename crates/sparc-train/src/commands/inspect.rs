@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use image::RgbImage;
-use sparc_data::decode::decode_rgb;
-use sparc_data::pixels::normalize;
-use sparc_data::transform::Frame;
-use sparc_eval::draw::{AlignmentSheet, TokenHeatmap, alignment_sheet};
+use sparc_eval::draw::{AlignmentSheet, RegionSheet, TokenHeatmap, alignment_sheet, region_sheet};
 use sparc_train::evaluation::Trained;
-use tch::Tensor;
+
+use super::embed::read_image;
 
 #[derive(Debug, Args)]
 pub struct InspectArguments {
@@ -20,8 +18,14 @@ pub struct InspectArguments {
     #[arg(long)]
     image: PathBuf,
     /// The text whose tokens are grounded
+    #[arg(long, required_unless_present = "phrase", conflicts_with = "phrase")]
+    text: Option<String>,
+    /// Of a network that embeds regions: a phrase to find and to compare boxes with (repeatable)
     #[arg(long)]
-    text: String,
+    phrase: Vec<String>,
+    /// With --phrase: a box x0,y0,x1,y1 in [0, 1] of the image (repeatable)
+    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "phrase", value_parser = parse_box)]
+    boxes: Vec<[f32; 4]>,
     /// PNG to write
     #[arg(long, default_value = "inspect.png")]
     out: PathBuf,
@@ -29,30 +33,62 @@ pub struct InspectArguments {
 
 pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let trained = Trained::load(&arguments.checkpoint)?;
-    let bytes = std::fs::read(&arguments.image).with_context(|| arguments.image.display().to_string())?;
-    let image = decode_rgb(&bytes).with_context(|| format!("{} cannot be decoded", arguments.image.display()))?;
-    let (pixels, input) = network_input(&trained, image)?;
-    let alignment = trained.align(&input, &arguments.text);
+    let image = read_image(&arguments.image)?;
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
-    let sheet = alignment_sheet(&AlignmentSheet {
-        image: pixels,
-        caption: arguments.text.clone(),
-        grid: alignment.grid,
-        tokens: alignment.tokens.into_iter().map(|(piece, weights)| TokenHeatmap { piece, weights }).collect(),
-        title,
-    });
+    let sheet = match &arguments.text {
+        Some(text) => alignment(&trained, image, text, title),
+        None => regions(&trained, image, arguments, title)?,
+    };
     save_png(&sheet, &arguments.out)?;
     println!("{}", arguments.out.display());
     Ok(())
 }
 
-/// The frame that the network sees, as pixels to show and as its input.
-fn network_input(trained: &Trained, image: RgbImage) -> anyhow::Result<(RgbImage, Tensor)> {
-    let side = trained.plan.config.model.image.image_size as u32;
-    let pixels = Frame::plain(image.dimensions(), side, trained.plan.config.data.resize).pixels(image);
-    let input = Tensor::from_slice(&normalize(&pixels)).view([3, i64::from(side), i64::from(side)]);
-    let shown = RgbImage::from_raw(side, side, pixels).context("the frame has side × side pixels")?;
-    Ok((shown, input))
+fn alignment(trained: &Trained, image: RgbImage, text: &str, title: String) -> RgbImage {
+    let seen = trained.see(image);
+    let alignment = trained.align(&seen.input_chw, text);
+    alignment_sheet(&AlignmentSheet {
+        image: seen.pixels,
+        caption: text.to_owned(),
+        grid: alignment.grid,
+        tokens: alignment.tokens.into_iter().map(|(piece, weights)| TokenHeatmap { piece, weights }).collect(),
+        title,
+    })
+}
+
+fn regions(
+    trained: &Trained,
+    image: RgbImage,
+    arguments: &InspectArguments,
+    title: String,
+) -> anyhow::Result<RgbImage> {
+    let seen = trained.see(image);
+    let boxes: Vec<[f32; 4]> = arguments
+        .boxes
+        .iter()
+        .map(|&corners| {
+            seen.geometry.map_box(corners, 0.0).with_context(|| format!("the network does not see the box {corners:?}"))
+        })
+        .collect::<Result<_, _>>()?;
+    let phrases: Vec<&str> = arguments.phrase.iter().map(String::as_str).collect();
+    let mut panels = Vec::new();
+    if !boxes.is_empty() {
+        panels.push(trained.nearest_phrases(&seen.input_chw, &boxes, &phrases)?);
+    }
+    if trained.predicts_boxes() || boxes.is_empty() {
+        panels.push(trained.predicted_boxes(&seen.input_chw, &phrases)?);
+    }
+    Ok(region_sheet(&RegionSheet { image: seen.pixels, title, panels }))
+}
+
+fn parse_box(text: &str) -> Result<[f32; 4], String> {
+    let shares: Vec<f32> = text.split(',').map(|share| share.trim().parse().unwrap_or(f32::NAN)).collect();
+    match shares[..] {
+        [x0, y0, x1, y1] if shares.iter().all(|share| (0.0..=1.0).contains(share)) && x0 < x1 && y0 < y1 => {
+            Ok([x0, y0, x1, y1])
+        }
+        _ => Err("expected x0,y0,x1,y1 in [0, 1], with x0 < x1 and y0 < y1".into()),
+    }
 }
 
 fn save_png(image: &RgbImage, path: &Path) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! The subcommands of `sparc`, one file each.
 
+mod embed;
 mod eval;
 mod inspect;
 mod report;
@@ -16,9 +17,13 @@ pub enum Command {
     Train(train::TrainArguments),
     /// Check a configuration file and print what it leads to, without training
     Plan(train::PlanArguments),
-    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding
+    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding, regions
     Eval(eval::EvalArguments),
-    /// Draw which patches each token of a text is grouped with
+    /// Embed an image and regions of it
+    Embed(embed::EmbedArguments),
+    /// Find phrases in an image: a box for each, as JSON
+    Ground(embed::GroundArguments),
+    /// Draw which patches each token of a text is grouped with, or what is in boxes and where phrases are
     Inspect(inspect::InspectArguments),
     /// Compare runs on a data set: a table, summary.json and report.html
     Report(report::ReportArguments),
@@ -37,6 +42,8 @@ impl Command {
             Command::Train(arguments) => train::train(&arguments),
             Command::Plan(arguments) => train::plan(&arguments),
             Command::Eval(arguments) => eval::eval(&arguments),
+            Command::Embed(arguments) => embed::embed(&arguments),
+            Command::Ground(arguments) => embed::ground(&arguments),
             Command::Inspect(arguments) => inspect::inspect(&arguments),
             Command::Report(arguments) => report::report(&arguments),
             Command::Shards(command) => shards::run(&command),

@@ -1,16 +1,19 @@
 //! `sparc report`: several runs on one data set, side by side.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use image::RgbImage;
-use sparc_core::EvalSample;
+use sparc_core::{Encoder, EvalSample};
 use sparc_data::EvalSet;
 use sparc_data::shards::expand_shards;
+use sparc_eval::draw::{RegionSheet, region_sheet};
 use sparc_eval::report::{
-    Chart, GalleryItem, MethodHeatmaps, MetricRow, ReportData, Series, Summary, text_table, write_report, write_summary,
+    Chart, GalleryItem, MethodHeatmaps, MetricRow, Picture, ReportData, Series, Summary, text_table, write_report,
+    write_summary,
 };
 use sparc_eval::tasks::EvalResults;
 use sparc_train::evaluation::Trained;
@@ -37,6 +40,8 @@ pub struct ReportArguments {
     started: Option<u64>,
 }
 
+/// Images whose regions are drawn, of each method that embeds regions.
+const REGION_PICTURES: usize = 4;
 /// Images in the report's gallery.
 const GALLERY: usize = 8;
 
@@ -72,8 +77,8 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
         methods: names(&methods),
         metrics: rows(&methods, |key| !key.starts_with("n_")),
         curves,
-        gallery: gallery(&methods, shards)?,
-        pictures: Vec::new(),
+        gallery: gallery(&methods, shards.clone())?,
+        pictures: pictures(&methods, &arguments.task, &shards)?,
     };
     print!("{}", text_table(&data.methods, &data.metrics));
     std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
@@ -143,9 +148,11 @@ fn facts(methods: &[Method], seconds: f64) -> Vec<(String, String)> {
 
 /// Loss curves, one chart per logged quantity that all or some runs have.
 fn curves(runs: &[(String, Trained)]) -> anyhow::Result<Vec<Chart>> {
-    const CHARTS: [(&str, &[&str], &str); 3] = [
+    const CHARTS: [(&str, &[&str], &str); 5] = [
         ("Contrastive loss (global)", &["loss_contrastive", "loss_global"], "loss"),
         ("Fine-grained loss (local)", &["loss_local"], "loss"),
+        ("Regions against phrases", &["loss_region"], "loss"),
+        ("Boxes of phrases", &["loss_grounding"], "loss"),
         ("Pairs found in the batch", &["image_to_text_accuracy"], "share"),
     ];
     let mut logs = Vec::new();
@@ -184,6 +191,48 @@ fn gallery(methods: &[Method], shards: Vec<PathBuf>) -> anyhow::Result<Vec<Galle
         .take(GALLERY)
         .collect::<Result<_, _>>()?;
     samples.into_iter().map(|sample| gallery_item(methods, sample, side)).collect()
+}
+
+/// Boxes and phrases of the first images with regions, by each method that embeds regions.
+fn pictures(methods: &[Method], tasks: &[Task], shards: &[PathBuf]) -> anyhow::Result<Vec<Picture>> {
+    let mut pictures = Vec::new();
+    if !tasks.contains(&Task::Regions) {
+        return Ok(pictures);
+    }
+    for Method { name, trained, .. } in
+        methods.iter().filter(|method| method.trained.network.region_encoder().is_some())
+    {
+        let config = &trained.plan.config;
+        let side = config.model.image.image_size as u32;
+        let samples: Vec<EvalSample> = EvalSet::new(shards.to_vec(), side, config.data.resize)
+            .filter(|sample| sample.as_ref().map_or(true, |s| s.regions.iter().flatten().count() > 0))
+            .take(REGION_PICTURES)
+            .collect::<Result<_, _>>()?;
+        let regions = || samples.iter().flat_map(|sample| sample.regions.iter().flatten());
+        let candidates: BTreeSet<&str> = regions().map(|region| region.text.trim()).collect();
+        let candidates: Vec<&str> = candidates.into_iter().filter(|phrase| !phrase.is_empty()).collect();
+        for sample in &samples {
+            let of_image: Vec<_> = sample.regions.iter().flatten().collect();
+            let boxes: Vec<[f32; 4]> = of_image.iter().map(|region| region.box_xyxy).collect();
+            let own: BTreeSet<&str> = of_image.iter().map(|region| region.text.trim()).collect();
+            let own: Vec<&str> = own.into_iter().filter(|phrase| !phrase.is_empty()).collect();
+            // The boxes choose among the phrases of all pictures; only the image's own are looked for in it.
+            let mut panels = vec![trained.nearest_phrases(&sample.image_chw, &boxes, &candidates)?];
+            if trained.predicts_boxes() {
+                panels.push(trained.predicted_boxes(&sample.image_chw, &own)?);
+            }
+            let image =
+                RgbImage::from_raw(side, side, sample.pixels.clone()).context("the sample has side × side pixels")?;
+            let title = format!("{name}: regions of {}", sample.key);
+            let truth: Vec<&str> = of_image.iter().map(|region| region.text.trim()).collect();
+            pictures.push(Picture {
+                image: region_sheet(&RegionSheet { image, title: title.clone(), panels }),
+                title,
+                text: format!("annotated, in order: {}", truth.join("; ")),
+            });
+        }
+    }
+    Ok(pictures)
 }
 
 fn gallery_item(methods: &[Method], sample: EvalSample, side: u32) -> anyhow::Result<GalleryItem> {

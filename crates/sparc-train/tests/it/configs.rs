@@ -34,6 +34,7 @@ fn every_config_parses() {
 
 #[test]
 fn methods_differ_by_their_objective_alone() {
+    // But for the regions that a method learns from, and the shards that have them where the others have none.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
     let read = |method: &str, name: &str| {
         let text = std::fs::read_to_string(folder.join(method).join(name)).unwrap();
@@ -42,15 +43,49 @@ fn methods_differ_by_their_objective_alone() {
     let mut compared = 0;
     for name in ["demo.yaml", "shapes_nano.yaml", "photos_nano.yaml"] {
         let clip = read("clip", name);
-        for method in ["siglip", "filip", "clip_filip", "pacl", "gloria", "mgca", "sparc"] {
+        for method in ["siglip", "filip", "clip_filip", "pacl", "gloria", "mgca", "sparc", "cloc"] {
             if name == "demo.yaml" && method != "sparc" {
                 continue;
             }
             let other = read(method, name);
+            assert_eq!(other.data.regions.is_some(), other.objective.learns_from_regions(), "{method}/{name}");
+            let other = without_regions(other, &clip.data.train);
             let same = RunConfig { output: clip.output.clone(), objective: clip.objective.clone(), ..other };
             assert_eq!(same, clip, "{method}/{name}");
             compared += 1;
         }
     }
-    assert_eq!(compared, 15);
+    assert_eq!(compared, 17);
+}
+
+/// The configuration with the captions alone of what it learns from.
+fn without_regions(mut config: RunConfig, captions: &str) -> RunConfig {
+    if config.data.regions.take().is_some() && config.data.train.starts_with(&format!("{captions}::")) {
+        captions.clone_into(&mut config.data.train);
+    }
+    config
+}
+
+#[test]
+fn ablations_of_cloc_differ_by_what_they_leave_out() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/cloc");
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        serde_json::to_value(RunConfig::parse(&text, &[], &|_| Some("data".into())).unwrap()).unwrap()
+    };
+    let whole = read("shapes_nano.yaml");
+    for (name, keys) in [
+        ("shapes_nano_roi_align.yaml", &["/objective/cloc/region_head", "/objective/cloc/lambda_grounding"][..]),
+        ("shapes_nano_no_filter.yaml", &["/objective/cloc/text_filter"]),
+        ("shapes_nano_no_grounding.yaml", &["/objective/cloc/lambda_grounding"]),
+        ("shapes_nano_two_regions.yaml", &["/data/regions/max"]),
+    ] {
+        let mut ablation = read(name);
+        for key in keys.iter().chain(&["/output"]) {
+            let (ours, theirs) = (whole.pointer(key).unwrap(), ablation.pointer_mut(key).unwrap());
+            assert_ne!(ours, theirs, "{name}: {key}");
+            *theirs = ours.clone();
+        }
+        assert_eq!(ablation, whole, "{name}");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::fixture::Fixture;
 
 /// Objectives as they are given to `--set`, with a term that they must log.
-const OBJECTIVES: [(&str, &str); 8] = [
+const OBJECTIVES: [(&str, &str); 11] = [
     ("{siglip: {logit_scale_init: 10.0, logit_bias_init: -10.0}}", "loss_sigmoid"),
     ("{filip: {keep_tokens: 1.0, temperature: shared}}", "loss_alignment"),
     ("{filip: {keep_tokens: 0.3, temperature: own}}", "filip.logit_scale"),
@@ -30,6 +30,21 @@ const OBJECTIVES: [(&str, &str); 8] = [
          {weight: 0.5, objective: {filip: {keep_tokens: 1.0, temperature: own}}}]}",
         "loss_filip_alignment",
     ),
+    (
+        "{cloc: {lambda_region: 1.0, lambda_grounding: 1.0, text_filter: 0.9, filter_warmup_steps: 2, \
+         temperature: shared, region_head: {prompter: {box_encoding: sinusoidal, readout: gap_all}}}}",
+        "loss_grounding",
+    ),
+    (
+        "{cloc: {lambda_region: 0.5, lambda_grounding: 1.0, text_filter: null, filter_warmup_steps: 0, \
+         temperature: own, region_head: {prompter: {box_encoding: fourier, readout: prompt_mean}}}}",
+        "cloc.logit_scale",
+    ),
+    (
+        "{sum: [{weight: 1.0, objective: {cloc: {lambda_region: 1.0, lambda_grounding: 0.0, text_filter: 0.9, \
+         filter_warmup_steps: 0, temperature: shared, region_head: roi_align}}}]}",
+        "cloc_region_to_text_accuracy",
+    ),
 ];
 
 #[test]
@@ -38,8 +53,12 @@ fn every_objective_trains_and_resumes() {
     for (index, (objective, term)) in OBJECTIVES.into_iter().enumerate() {
         let objective = format!("objective={objective}");
         let (whole, parts) = (format!("output=whole-{index}"), format!("output=parts-{index}"));
+        // The regions are read by those that learn from them.
+        let regions: &[&str] =
+            if objective.contains("cloc") { &["--set", "data.regions={max: 3, context_length: 12}"] } else { &[] };
         let train = |more: &[&str]| {
             let arguments = ["train", "run.yaml", "--set", &objective, "--set", "train.checkpoint_every=3"];
+            let arguments = [&arguments[..], regions].concat();
             fixture.succeed(&[&arguments[..], more].concat());
         };
         train(&["--set", &whole]);

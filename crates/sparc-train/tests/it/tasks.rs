@@ -37,6 +37,61 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     assert!(camera.contains("run.yaml cannot be decoded"), "{camera}");
 }
 
+#[test]
+fn regions_are_evaluated_embedded_found_and_drawn() {
+    let fixture = Fixture::new();
+    let cloc = "objective={cloc: {lambda_region: 1.0, lambda_grounding: 1.0, text_filter: 0.9, filter_warmup_steps: 0, \
+                temperature: shared, region_head: {prompter: {box_encoding: sinusoidal, readout: prompt_mean}}}}";
+    let bare = ["train", "run.yaml", "--set", cloc, "--set", "output=cloc"];
+    assert!(fixture.fail(&bare).contains("learns from regions: set data.regions"));
+    fixture.succeed(
+        &[&bare[..], &["--set", "data.regions={max: 3, context_length: 12}", "--set", "data.resize=pad"]].concat(),
+    );
+    fixture.succeed(&["train", "run.yaml"]);
+
+    let data = ["--data", "data/test-*.tar", "--task", "regions", "--json", "out.json"];
+    let metrics = |run: &str| {
+        fixture.succeed(&[&["eval", run], &data[..]].concat());
+        let results: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(fixture.path("out.json")).unwrap()).unwrap();
+        results["metrics"].clone()
+    };
+    let (with, without) = (metrics("cloc"), metrics("run"));
+    for arm in ["head", "roi_align", "patches", "crop"] {
+        for key in ["mAcc", "acc", "to_text_R@10", "from_text_R@10", "to_text_string_R@10", "from_text_string_R@10"] {
+            let key = format!("regions_{arm}_{key}");
+            assert!(with[&key].as_f64().is_some_and(|value| (0.0..=1.0).contains(&value)), "{key}: {with}");
+            assert_eq!(without[&key].is_number(), arm != "head", "{key}: {without}");
+        }
+    }
+    assert!(with["regions_box_P@0.5"].is_number() && !without["regions_box_P@0.5"].is_number());
+
+    let image = first_jpeg(&std::fs::read(fixture.path("data/test-00000.tar")).unwrap()).to_vec();
+    std::fs::write(fixture.path("x.jpg"), image).unwrap();
+    std::fs::write(fixture.path("boxes.json"), "[[0, 0, 0.5, 1], [0.25, 0.25, 1, 0.75]]").unwrap();
+    let embed = ["--image", "x.jpg", "--regions", "boxes.json", "--out", "x.safetensors"];
+    assert!(fixture.succeed(&[&["embed", "cloc"], &embed[..]].concat()).contains("2 regions"));
+    assert!(fixture.fail(&[&["embed", "run"], &embed[..]].concat()).contains("trained with sparc embeds no regions"));
+    std::fs::write(fixture.path("boxes.json"), "[[0.5, 0, 0.2, 1]]").unwrap();
+    assert!(fixture.fail(&[&["embed", "cloc"], &embed[..]].concat()).contains("is no box"));
+    let tensors = sparc_models::weights::load(&fixture.path("x.safetensors")).unwrap();
+    assert_eq!((tensors["image"].size(), tensors["regions"].size()), (vec![32], vec![2, 32]));
+
+    let found = fixture.succeed(&["ground", "cloc", "--image", "x.jpg", "--phrase", "a circle", "--phrase", "square"]);
+    let found: Vec<serde_json::Value> = found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((found.len(), &found[1]["phrase"]), (2, &serde_json::json!("square")));
+    assert!(found[0]["box"].as_array().unwrap().iter().all(|v| (0.0..=1.0).contains(&v.as_f64().unwrap())));
+    assert!(fixture.fail(&["ground", "run", "--image", "x.jpg", "--phrase", "x"]).contains("predicts no boxes"));
+
+    let inspect = ["inspect", "cloc", "--image", "x.jpg", "--phrase", "a circle", "--box", "0.1,0.1,0.6,0.6"];
+    fixture.succeed(&[&inspect[..], &["--out", "regions.png"]].concat());
+    assert!(image::open(fixture.path("regions.png")).unwrap().width() > 700);
+    let report = ["--data", "data/test-*.tar", "--task", "retrieval,regions", "--out", "report"];
+    fixture.succeed(&[&["report", "--run", "cloc=cloc"], &report[..]].concat());
+    let page = std::fs::read_to_string(fixture.path("report/report.html")).unwrap();
+    assert!(page.contains("cloc: regions of test-"), "the report shows regions");
+}
+
 /// The data of the first `.jpg` member of a tar.
 fn first_jpeg(tar: &[u8]) -> &[u8] {
     let mut place = 0;

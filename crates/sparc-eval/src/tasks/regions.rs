@@ -1,0 +1,301 @@
+//! Regions with given boxes: which class is in them, which phrase is theirs; and where a phrase is.
+//!
+//! The protocols of CLOC (Chen et al. 2024, section 5.2 and appendix B.2) and of FG-OVD, for every
+//! [`RegionArm`] that the network has.
+//!
+//! # Rules
+//!
+//! - A class is a bare name, without a template. Without a list of names, the distinct phrases of the set are the
+//!   classes. A region whose phrase is not in the list takes no part in recognition, and is counted.
+//! - Phrases are trimmed and boxes clipped; a box without area and a region without a phrase are left out.
+//! - The box predicted for a phrase counts with its best box, as in phrase grounding.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ndarray::{Array2, Axis};
+use sparc_core::{Encoder, EvalSample, FineRegion, ImageFeatures, Region};
+use tch::Tensor;
+
+use super::features::{TextEmbedder, normalized_rows};
+use super::phrase_grounding::{clipped, queries};
+use super::region_arms::{BatchBoxes, RegionArm, Slots};
+use super::{ArmResults, BoxResults, EvalError, EvalRequest, RegionResults, Task};
+use crate::metrics::boxes::box_iou;
+use crate::metrics::regions::{
+    Difficulty, Match, PhraseChoice, box_grounding, region_recognition, region_retrieval_ranks,
+};
+use crate::metrics::retrieval::recall_at;
+
+/// Which arms, and what is recognised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegionsRequest {
+    /// Ways to embed boxes; those that the network does not have are left out.
+    pub arms: Vec<RegionArm>,
+    /// Names of the classes to choose from; `None` takes the distinct phrases of the set.
+    pub classes: Option<Vec<String>>,
+}
+
+/// Scores held at a time: 32 MiB of f32.
+const MAX_SCORES: usize = 1 << 23;
+/// Candidates among which a query's own must be.
+const RECALL_AT: usize = 10;
+/// IoU from which a phrase counts as found (RefCOCO).
+const FOUND_IOU: f64 = 0.5;
+
+pub(super) struct RegionsTask<'a> {
+    request: &'a RegionsRequest,
+    arms: Vec<Arm>,
+    phrases: Vec<String>,
+    n_images: usize,
+    n_without_regions: usize,
+    n_fine_regions: usize,
+    ious: Vec<f64>,
+    grounds: bool,
+}
+
+struct Arm {
+    arm: RegionArm,
+    /// L2-normalised embeddings, row after row.
+    rows: Vec<f32>,
+    choice: PhraseChoice,
+}
+
+/// What a sample has to offer.
+fn usable(sample: &EvalSample) -> (Vec<(&str, [f32; 4])>, Vec<(&FineRegion, [f32; 4])>) {
+    let of = |region: &Region| clipped(region).filter(|_| !region.text.trim().is_empty());
+    let regions =
+        sample.regions.iter().flatten().filter_map(|region| Some((region.text.trim(), of(region)?))).collect();
+    let fine = sample.fine_regions.iter().filter_map(|fine| Some((fine, of(&fine.region)?))).collect();
+    (regions, fine)
+}
+
+impl<'a> RegionsTask<'a> {
+    pub fn new(request: &'a RegionsRequest, encoder: &dyn Encoder) -> RegionsTask<'a> {
+        let has = |arm: &&RegionArm| **arm != RegionArm::Head || encoder.region_encoder().is_some();
+        let arm = |arm: &RegionArm| Arm { arm: *arm, rows: Vec::new(), choice: PhraseChoice::default() };
+        RegionsTask {
+            request,
+            arms: request.arms.iter().filter(has).map(arm).collect(),
+            phrases: Vec::new(),
+            n_images: 0,
+            n_without_regions: 0,
+            n_fine_regions: 0,
+            ious: Vec::new(),
+            grounds: false,
+        }
+    }
+
+    /// Counts what the sample lacks, and says whether it takes part.
+    pub fn admit(&mut self, sample: &EvalSample) -> bool {
+        let (regions, fine) = usable(sample);
+        self.n_without_regions += usize::from(regions.is_empty());
+        !regions.is_empty() || !fine.is_empty()
+    }
+
+    /// Takes the images of one batch; those without regions may be among them.
+    pub fn add_batch(
+        &mut self,
+        samples: &[EvalSample],
+        images_bchw: &Tensor,
+        features: &ImageFeatures,
+        embedder: TextEmbedder<'_>,
+        request: &EvalRequest,
+    ) -> Result<(), EvalError> {
+        let found: Vec<_> = samples.iter().map(usable).collect();
+        let boxes: Vec<Vec<[f32; 4]>> = found
+            .iter()
+            .map(|(regions, fine)| regions.iter().map(|r| r.1).chain(fine.iter().map(|f| f.1)).collect())
+            .collect();
+        let owners: Vec<usize> = boxes.iter().enumerate().flat_map(|(image, boxes)| vec![image; boxes.len()]).collect();
+        if owners.is_empty() {
+            return Ok(());
+        }
+        // The true phrase of each fine region and its wrong ones, level after level.
+        let questions: Vec<(&FineRegion, Array2<f32>)> = found
+            .iter()
+            .zip(samples)
+            .flat_map(|((_, fine), sample)| fine.iter().map(move |(fine, _)| (*fine, sample)))
+            .map(|(fine, sample)| {
+                let texts: Vec<&str> = std::iter::once(fine.region.text.trim())
+                    .chain(fine.levels().into_iter().flatten().map(String::as_str))
+                    .collect();
+                let non_finite = |row: usize| EvalError::NonFinite {
+                    key: sample.key.clone(),
+                    what: format!("embedding of the phrase `{}`", texts[row]),
+                };
+                Ok((fine, embedder.embed(&texts, non_finite)?))
+            })
+            .collect::<Result<_, EvalError>>()?;
+        let batch = BatchBoxes { images_bchw, features, boxes: &boxes };
+        for arm in &mut self.arms {
+            let Some(rows_rd) = batch.embed(arm.arm, embedder.encoder, request) else { continue };
+            let rows_rd = normalized_rows(&rows_rd, |row| EvalError::NonFinite {
+                key: samples[owners[row]].key.clone(),
+                what: format!("embedding of a region ({})", arm.arm.name()),
+            })?;
+            let mut questions = questions.iter();
+            let mut row = 0;
+            for (regions, fine) in &found {
+                for region_d in rows_rd.axis_iter(Axis(0)).skip(row).take(regions.len()) {
+                    arm.rows.extend(region_d);
+                }
+                row += regions.len();
+                for (fine, texts_nd) in questions.by_ref().take(fine.len()) {
+                    add_choice(&mut arm.choice, fine, &texts_nd.dot(&rows_rd.row(row)).to_vec());
+                    row += 1;
+                }
+            }
+        }
+        for (regions, fine) in &found {
+            self.n_images += usize::from(!regions.is_empty());
+            self.n_fine_regions += fine.len();
+            self.phrases.extend(regions.iter().map(|(phrase, _)| (*phrase).to_owned()));
+        }
+        self.ground(samples, images_bchw, embedder)
+    }
+
+    /// Where the network says the phrases are.
+    fn ground(
+        &mut self,
+        samples: &[EvalSample],
+        images_bchw: &Tensor,
+        embedder: TextEmbedder<'_>,
+    ) -> Result<(), EvalError> {
+        let Some(encoder) = embedder.encoder.region_encoder() else { return Ok(()) };
+        let asked: Vec<_> = samples.iter().map(|sample| queries(sample.regions.as_deref().unwrap_or(&[]))).collect();
+        let phrases: Vec<&str> = asked.iter().flatten().map(|query| query.phrase).collect();
+        if phrases.is_empty() {
+            return Ok(());
+        }
+        let slots = Slots::new(
+            &asked.iter().map(|queries| vec![[0.0; 4]; queries.len()]).collect::<Vec<_>>(),
+            images_bchw.device(),
+        );
+        let embedded: Vec<Tensor> = embedder.features(&phrases).map(|features| features.pooled_bd).collect();
+        let phrases_bsd = slots.spread(&Tensor::cat(&embedded, 0));
+        let Some(boxes_bs4) = encoder.ground_phrases(images_bchw, &phrases_bsd, &slots.valid_bs) else {
+            return Ok(());
+        };
+        self.grounds = true;
+        let boxes = slots.pick(&boxes_bs4).to_kind(tch::Kind::Double).contiguous().view([-1]);
+        let boxes = Vec::<f64>::try_from(boxes).expect("numbers");
+        let keys =
+            asked.iter().zip(samples).flat_map(|(queries, sample)| queries.iter().map(move |query| (query, sample)));
+        for ((query, sample), corners) in keys.zip(boxes.chunks(4)) {
+            let predicted = [corners[0], corners[1], corners[2], corners[3]];
+            if !predicted.iter().all(|value| value.is_finite()) {
+                return Err(EvalError::NonFinite {
+                    key: sample.key.clone(),
+                    what: format!("box predicted for `{}`", query.phrase),
+                });
+            }
+            let truths = query.boxes.iter().map(|truth| truth.map(f64::from));
+            let overlap = |truth: &[f64; 4]| box_iou(predicted, *truth);
+            let best = truths.max_by(|a, b| overlap(a).total_cmp(&overlap(b))).expect("a query has a box");
+            self.ious.extend(box_grounding(&[Some(predicted)], &[best]).ious);
+        }
+        Ok(())
+    }
+
+    pub fn finish(self, n_seen: usize, embedder: TextEmbedder<'_>) -> Result<RegionResults, EvalError> {
+        if self.phrases.is_empty() && self.n_fine_regions == 0 {
+            return Err(EvalError::NoUsableSample {
+                task: Task::Regions,
+                field: "regions",
+                needs: "a region with a phrase and a box",
+                n_images: n_seen,
+            });
+        }
+        let phrases = Distinct::new(&self.phrases, embedder)?;
+        let classes = match &self.request.classes {
+            Some(names) => Distinct::new(names, embedder)?,
+            None => phrases.clone(),
+        };
+        let class_of: Vec<Option<usize>> =
+            self.phrases.iter().map(|phrase| classes.place.get(phrase.as_str()).copied()).collect();
+        let n_without_class = class_of.iter().filter(|class| class.is_none()).count();
+        let arms = self.arms.iter().map(|arm| arm.results(&self.phrases, &phrases, &classes, &class_of)).collect();
+        let scores = crate::metrics::regions::BoxGrounding { ious: self.ious };
+        let boxes = self.grounds.then(|| BoxResults {
+            n_phrases: scores.ious.len(),
+            precision_50: scores.precision_at(FOUND_IOU),
+            mean_iou: scores.mean_iou(),
+        });
+        Ok(RegionResults {
+            n_images: self.n_images,
+            n_regions: self.phrases.len(),
+            n_phrases: phrases.place.len(),
+            n_classes: classes.place.len(),
+            n_without_regions: self.n_without_regions,
+            n_without_class,
+            n_fine_regions: self.n_fine_regions,
+            arms,
+            boxes,
+        })
+    }
+}
+
+fn add_choice(choice: &mut PhraseChoice, fine: &FineRegion, scores: &[f32]) {
+    let (truth, mut wrong) = (scores[0], &scores[1..]);
+    for (difficulty, texts) in Difficulty::ALL.into_iter().zip(fine.levels()) {
+        let (level, rest) = wrong.split_at(texts.len());
+        if !level.is_empty() {
+            choice.add(difficulty, truth, level);
+        }
+        wrong = rest;
+    }
+}
+
+/// Each text once, with its L2-normalised embedding.
+#[derive(Clone)]
+struct Distinct {
+    place: HashMap<String, usize>,
+    /// `[U, D]`.
+    embedded_ud: Array2<f32>,
+}
+
+impl Distinct {
+    fn new(texts: &[String], embedder: TextEmbedder<'_>) -> Result<Distinct, EvalError> {
+        let distinct: BTreeSet<&str> = texts.iter().map(String::as_str).collect();
+        let distinct: Vec<&str> = distinct.into_iter().collect();
+        let place = distinct.iter().enumerate().map(|(place, text)| ((*text).to_owned(), place)).collect();
+        let non_finite = |row: usize| EvalError::NonFinitePrompt { prompt: distinct[row].to_owned() };
+        let embedded_ud =
+            if distinct.is_empty() { Array2::zeros((0, 0)) } else { embedder.embed(&distinct, non_finite)? };
+        Ok(Distinct { place, embedded_ud })
+    }
+}
+
+impl Arm {
+    fn results(
+        &self,
+        texts: &[String],
+        phrases: &Distinct,
+        classes: &Distinct,
+        class_of: &[Option<usize>],
+    ) -> ArmResults {
+        let choice = Difficulty::ALL.map(|difficulty| self.choice.level(difficulty).accuracy());
+        let mut results = ArmResults { arm: self.arm, choice, ..ArmResults::none(self.arm) };
+        if texts.is_empty() {
+            return results;
+        }
+        let width = self.rows.len() / texts.len();
+        let regions_rd = Array2::from_shape_vec((texts.len(), width), self.rows.clone()).expect("one row a region");
+        let rows: Vec<usize> = texts.iter().map(|text| phrases.place[text]).collect();
+        let phrases_rd = phrases.embedded_ud.select(Axis(0), &rows);
+        for (matching, slot) in [(Match::Index, 0), (Match::String, 1)] {
+            let ranks = region_retrieval_ranks(regions_rd.view(), phrases_rd.view(), texts, matching, MAX_SCORES);
+            results.region_to_text_recall[slot] = recall_at(&ranks.image_to_text, RECALL_AT);
+            results.text_to_region_recall[slot] = recall_at(&ranks.text_to_image, RECALL_AT);
+        }
+        let named: Vec<usize> = (0..texts.len()).filter(|&region| class_of[region].is_some()).collect();
+        if !named.is_empty() {
+            let truth: Vec<usize> = named.iter().filter_map(|&region| class_of[region]).collect();
+            let regions_rd = regions_rd.select(Axis(0), &named);
+            let counts = region_recognition(regions_rd.view(), classes.embedded_ud.view(), &truth, MAX_SCORES);
+            results.macro_accuracy = counts.mean_per_class_recall();
+            results.micro_accuracy = counts.top_1();
+        }
+        results
+    }
+}

@@ -4,9 +4,11 @@
 //! its values over processes is the loss of the joined batch, and so are the gradients.
 
 pub mod clip;
+pub mod coca;
 pub mod filip;
 pub mod gloria;
 pub mod mgca;
 pub mod pacl;
 pub mod siglip;
 pub mod sparc;
+pub mod sycoca;

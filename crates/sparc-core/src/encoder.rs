@@ -24,6 +24,31 @@ pub trait Encoder {
 
     /// Embeds texts.
     fn encode_text(&self, text: &TextBatch) -> TextFeatures;
+
+    /// The captioner, of a network that is one.
+    fn captioner(&self) -> Option<&dyn Caption> {
+        None
+    }
+}
+
+/// A network that describes images in words.
+pub trait Caption {
+    /// One caption for each normalised image `[B, 3, H, W]`; `keys` are the samples' and seed what is drawn.
+    fn caption(&self, images_bchw: &Tensor, keys: &[&str]) -> Vec<String>;
+
+    /// How captions are made, in words for a report.
+    fn protocol(&self) -> String;
+}
+
+/// The special tokens of a vocabulary, as generation needs them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextEnds {
+    /// Stands before every text.
+    pub begin: i64,
+    /// Ends it.
+    pub end: i64,
+    /// Never written: the beginning token, padding, the unknown token.
+    pub never: Vec<i64>,
 }
 
 /// Turns texts into padded token ids.

@@ -1,9 +1,11 @@
 //! What objectives bring along beside the towers and adapters.
 
+mod attentional_pooler;
 mod learned_scalar;
 mod mutual_attention;
 mod residual_branch;
 
+pub use attentional_pooler::{AttentionalPooler, Pooler};
 pub use learned_scalar::LearnedScalar;
 pub use mutual_attention::MutualAttention;
 pub use residual_branch::ResidualBranch;

@@ -66,6 +66,9 @@ pub enum Error {
         /// The batch's keys.
         keys: Vec<String>,
     },
+    /// Captions cannot be made as asked for.
+    #[error("captions: {0}")]
+    Captions(String),
     /// An error of the data.
     #[error(transparent)]
     Data(#[from] sparc_data::Error),

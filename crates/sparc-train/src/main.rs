@@ -71,6 +71,13 @@ mod tests {
         eval seg_classes
         eval patches
         eval resize
+        eval caption
+        caption checkpoint
+        caption image
+        caption data
+        caption out
+        caption format
+        caption set
         inspect checkpoint
         inspect image
         inspect text

@@ -13,6 +13,8 @@ pub enum Task {
     ZeroshotSegmentation,
     /// Places for phrases.
     PhraseGrounding,
+    /// Captions made for images.
+    Captioning,
 }
 
 impl fmt::Display for Task {
@@ -22,6 +24,7 @@ impl fmt::Display for Task {
             Task::ZeroshotClassification => "zero-shot classification",
             Task::ZeroshotSegmentation => "zero-shot segmentation",
             Task::PhraseGrounding => "phrase grounding",
+            Task::Captioning => "captioning",
         })
     }
 }
@@ -33,6 +36,9 @@ pub enum EvalError {
     /// The request names no task.
     #[error("no task was requested")]
     NothingRequested,
+    /// The network makes no captions.
+    #[error("captioning needs a network that makes captions; this one has no text decoder")]
+    NoCaptioner,
     /// A setting of the request makes no sense.
     #[error("`{field}` is {value}, but must be {expected}")]
     InvalidRequest {

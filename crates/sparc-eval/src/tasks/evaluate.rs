@@ -1,9 +1,10 @@
 //! One pass over the samples for all tasks.
 
 use ndarray::Axis;
-use sparc_core::{Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
+use sparc_core::{Caption, Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
 use tch::Tensor;
 
+use super::captioning::CaptioningTask;
 use super::features::{TextEmbedder, normalized_rows};
 use super::phrase_grounding::GroundingTask;
 use super::retrieval::RetrievalTask;
@@ -85,6 +86,7 @@ struct Tasks<'a> {
     classification: Option<ClassificationTask<'a>>,
     segmentation: Option<SegmentationTask<'a>>,
     grounding: Option<GroundingTask>,
+    captioning: Option<(CaptioningTask, &'a dyn Caption)>,
 }
 
 impl<'a> Tasks<'a> {
@@ -111,6 +113,11 @@ impl<'a> Tasks<'a> {
                 progress(Progress::Classes { n_done: n_before + n_done, n_classes });
             })?);
         }
+        let captioning = if request.captioning {
+            Some((CaptioningTask::default(), encoder.captioner().ok_or(EvalError::NoCaptioner)?))
+        } else {
+            None
+        };
         Ok(Tasks {
             encoder,
             embedder,
@@ -119,6 +126,7 @@ impl<'a> Tasks<'a> {
             classification,
             segmentation,
             grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
+            captioning,
         })
     }
 
@@ -138,13 +146,24 @@ impl<'a> Tasks<'a> {
         if let Some(task) = &mut self.grounding {
             is_wanted |= task.admit(sample);
         }
+        if let Some((task, _)) = &mut self.captioning {
+            is_wanted |= task.admit(sample);
+        }
         Ok(is_wanted)
     }
 
     fn add_batch(&mut self, samples: &[EvalSample]) -> Result<(), EvalError> {
-        let features = self.encode(samples, self.request.patch_path)?;
-        if self.retrieval.is_some() || self.classification.is_some() {
-            self.add_pooled(samples, &features)?;
+        let images_bchw = self.stack(samples)?;
+        if let Some((task, captioner)) = &mut self.captioning {
+            task.add_batch(*captioner, samples, &images_bchw);
+        }
+        let is_pooled = self.retrieval.is_some() || self.classification.is_some();
+        if !is_pooled && self.segmentation.is_none() && self.grounding.is_none() {
+            return Ok(());
+        }
+        let features = self.encode(&images_bchw, self.request.patch_path);
+        if is_pooled {
+            self.add_pooled(samples, &images_bchw, &features)?;
         }
         if self.segmentation.is_some() || self.grounding.is_some() {
             for (index, sample) in samples.iter().enumerate() {
@@ -154,7 +173,8 @@ impl<'a> Tasks<'a> {
         Ok(())
     }
 
-    fn encode(&self, samples: &[EvalSample], path: PatchPath) -> Result<ImageFeatures, EvalError> {
+    /// The network's input for these samples.
+    fn stack(&self, samples: &[EvalSample]) -> Result<Tensor, EvalError> {
         let (height, width) = self.encoder.image_size();
         let expected = [3, height, width];
         for sample in samples {
@@ -164,9 +184,12 @@ impl<'a> Tasks<'a> {
             }
         }
         let images: Vec<&Tensor> = samples.iter().map(|sample| &sample.image_chw).collect();
-        let images_bchw = Tensor::stack(&images, 0).to_device(self.request.device);
-        let features = self.encoder.encode_images(&images_bchw, path);
-        let n_samples = samples.len() as i64;
+        Ok(Tensor::stack(&images, 0).to_device(self.request.device))
+    }
+
+    fn encode(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
+        let features = self.encoder.encode_images(images_bchw, path);
+        let n_samples = images_bchw.size()[0];
         let (pooled, patches) = (features.pooled_bd.size(), features.patches_bpd.size());
         assert!(
             pooled.len() == 2 && pooled[0] == n_samples,
@@ -177,10 +200,15 @@ impl<'a> Tasks<'a> {
             "patch features {patches:?} of {n_samples} images on {:?} are not [B, P, D]",
             features.grid
         );
-        Ok(features)
+        features
     }
 
-    fn add_pooled(&mut self, samples: &[EvalSample], features: &ImageFeatures) -> Result<(), EvalError> {
+    fn add_pooled(
+        &mut self,
+        samples: &[EvalSample],
+        images_bchw: &Tensor,
+        features: &ImageFeatures,
+    ) -> Result<(), EvalError> {
         // Each task sees its own rows: an image without a caption may still have a class.
         let pooled_bd = normalized_rows(&features.pooled_bd, |row| EvalError::NonFinite {
             key: samples[row].key.clone(),
@@ -189,7 +217,7 @@ impl<'a> Tasks<'a> {
         // Patches are compared as the objective saw them.
         let again = match (self.request.pair_score, self.request.patch_path) {
             (PairScore::Pooled, _) | (_, PatchPath::Local) => None,
-            (_, PatchPath::Global) => Some(self.encode(samples, PatchPath::Local)?),
+            (_, PatchPath::Global) => Some(self.encode(images_bchw, PatchPath::Local)),
         };
         let compared = (self.request.pair_score != PairScore::Pooled).then(|| again.as_ref().unwrap_or(features));
         let rows_where = |is_wanted: &dyn Fn(&EvalSample) -> bool| {
@@ -250,6 +278,7 @@ impl<'a> Tasks<'a> {
             classification: self.classification.map(|task| task.finish(n_images)).transpose()?,
             segmentation: self.segmentation.map(|task| task.finish(n_images)).transpose()?,
             grounding: self.grounding.map(|task| task.finish(n_images)).transpose()?,
+            captioning: self.captioning.map(|(task, _)| task.finish(n_images)).transpose()?,
         })
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! [`evaluate`] runs every task of an [`EvalRequest`] in one pass over the samples, and sees the network
 //! only through [`sparc_core::Encoder`] and [`sparc_core::Tokenize`]. What each task does is told in its
-//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding.
+//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, captioning.
 //!
 //! A sample without the annotation that a task needs is left out of that task and counted. A task that
 //! is left without any sample is an error ([`EvalError::NoUsableSample`]), and so are features that are
 //! not finite: neither may look like a number.
 
+mod captioning;
 mod class_list;
 mod error;
 mod evaluate;
@@ -28,5 +29,6 @@ pub use error::{EvalError, Task};
 pub use evaluate::{Progress, evaluate};
 pub use request::EvalRequest;
 pub use results::{
-    ClassScore, ClassificationResults, EvalResults, GroundingResults, Protocol, RetrievalResults, SegmentationResults,
+    CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults, ImageCaption, Protocol,
+    RetrievalResults, SegmentationResults,
 };

@@ -19,6 +19,8 @@ pub struct EvalRequest {
     pub segmentation: Option<SegmentationClasses>,
     /// Run phrase grounding.
     pub grounding: bool,
+    /// Run captioning, with the captioner of the network.
+    pub captioning: bool,
     /// What retrieval and classification compare; patches, where it reads them, along the local path.
     pub pair_score: PairScore,
     /// Which patch features segmentation and grounding read.
@@ -44,6 +46,7 @@ impl EvalRequest {
             classification: None,
             segmentation: None,
             grounding: false,
+            captioning: false,
             pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
             upsampling: Upsampling::BilinearScores,
@@ -56,7 +59,9 @@ impl EvalRequest {
 
     /// Refuses requests that could only give nonsense.
     pub(super) fn check(&self) -> Result<(), EvalError> {
-        if !self.retrieval && self.classification.is_none() && self.segmentation.is_none() && !self.grounding {
+        let reads_features =
+            self.retrieval || self.classification.is_some() || self.segmentation.is_some() || self.grounding;
+        if !reads_features && !self.captioning {
             return Err(EvalError::NothingRequested);
         }
         for (field, size) in [("batch_size", self.batch_size), ("text_batch_size", self.text_batch_size)] {

@@ -25,7 +25,7 @@ impl<'a> CachedDecoder<'a> {
         CachedDecoder {
             network,
             text: (0..network.text_tower.config().size.shape().depth).map(|_| None).collect(),
-            decoder: network.text_decoder.start(memory_bmw),
+            decoder: tch::no_grad(|| network.text_decoder.start(memory_bmw)),
             position: 0,
             rows_per_image: rows_per_image as i64,
         }

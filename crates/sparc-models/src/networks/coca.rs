@@ -359,6 +359,18 @@ impl Coca {
     pub fn patch_pixels(&self, images_bchw: &Tensor) -> Tensor {
         self.image_tower.patchify(images_bchw)
     }
+
+    /// The images that have these patches, the inverse of [`Coca::patch_pixels`].
+    pub fn image_of_patches(&self, patches_bpx: &Tensor) -> Tensor {
+        let (grid, side) = (self.config.image.grid(), self.config.image.patch_size);
+        let b = patches_bpx.size()[0];
+        patches_bpx.view([b, grid.height, grid.width, 3, side, side]).permute([0, 3, 1, 4, 2, 5]).reshape([
+            b,
+            3,
+            grid.height * side,
+            grid.width * side,
+        ])
+    }
 }
 
 impl Encoder for Coca {

@@ -239,3 +239,10 @@ fn what_does_not_fit_is_named() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn images_come_back_from_their_patches() {
+    let images = random(&[2, 3, 24, 24], 1);
+    let network = network();
+    assert_eq!(difference(&network.image_of_patches(&network.patch_pixels(&images)), &images), 0.0);
+}

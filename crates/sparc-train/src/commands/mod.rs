@@ -1,5 +1,6 @@
 //! The subcommands of `sparc`, one file each.
 
+mod caption;
 mod eval;
 mod inspect;
 mod report;
@@ -16,9 +17,11 @@ pub enum Command {
     Train(train::TrainArguments),
     /// Check a configuration file and print what it leads to, without training
     Plan(train::PlanArguments),
-    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding
+    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding, captioning
     Eval(eval::EvalArguments),
-    /// Draw which patches each token of a text is grouped with
+    /// Write captions for images or shards
+    Caption(caption::CaptionArguments),
+    /// Draw which patches each token of a text is grouped with; of SyCoCa, its masks and what it rebuilds
     Inspect(inspect::InspectArguments),
     /// Compare runs on a data set: a table, summary.json and report.html
     Report(report::ReportArguments),
@@ -37,6 +40,7 @@ impl Command {
             Command::Train(arguments) => train::train(&arguments),
             Command::Plan(arguments) => train::plan(&arguments),
             Command::Eval(arguments) => eval::eval(&arguments),
+            Command::Caption(arguments) => caption::caption(&arguments),
             Command::Inspect(arguments) => inspect::inspect(&arguments),
             Command::Report(arguments) => report::report(&arguments),
             Command::Shards(command) => shards::run(&command),

@@ -16,8 +16,7 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     }
     assert_eq!(results["metrics"]["n_images"], 24.0);
 
-    std::fs::write(fixture.path("x.jpg"), first_jpeg(&std::fs::read(fixture.path("data/test-00000.tar")).unwrap()))
-        .unwrap();
+    std::fs::write(fixture.path("x.jpg"), fixture.first_jpeg("data/test-00000.tar")).unwrap();
     fixture.succeed(&["inspect", "run", "--image", "x.jpg", "--text", "a red circle", "--out", "sheet.png"]);
     assert!(image::open(fixture.path("sheet.png")).unwrap().width() > 100);
 
@@ -35,19 +34,4 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     );
     let camera = fixture.fail(&["inspect", "run", "--image", "run.yaml", "--text", "x"]);
     assert!(camera.contains("run.yaml cannot be decoded"), "{camera}");
-}
-
-/// The data of the first `.jpg` member of a tar.
-fn first_jpeg(tar: &[u8]) -> &[u8] {
-    let mut place = 0;
-    loop {
-        let header = &tar[place..place + 512];
-        let name = String::from_utf8_lossy(&header[..100]);
-        let digits = std::str::from_utf8(&header[124..135]).unwrap();
-        let size = usize::from_str_radix(digits.trim(), 8).unwrap();
-        if name.trim_end_matches('\0').ends_with(".jpg") {
-            return &tar[place + 512..place + 512 + size];
-        }
-        place += 512 + size.next_multiple_of(512);
-    }
 }

@@ -1,4 +1,4 @@
-//! What the criterion benches of sparc share; see `objectives.rs`.
+//! What the criterion benches of sparc share; see `objectives.rs` and `generation.rs`.
 
 use std::fs;
 

@@ -29,6 +29,11 @@ pub trait Encoder {
     fn region_encoder(&self) -> Option<&dyn RegionEncoder> {
         None
     }
+
+    /// The captioner, of a network that is one.
+    fn captioner(&self) -> Option<&dyn Caption> {
+        None
+    }
 }
 
 /// A network that embeds regions of images, and may find the region of a phrase.
@@ -44,6 +49,26 @@ pub trait RegionEncoder {
     /// Where each phrase is: boxes `[B, S, 4]` cut to `[0, 1]` of the images, from pooled embeddings of the phrases
     /// `[B, S, D]`. `None` if the network was not trained to tell.
     fn ground_phrases(&self, images_bchw: &Tensor, phrases_bsd: &Tensor, valid_bs: &Tensor) -> Option<Tensor>;
+}
+
+/// A network that describes images in words.
+pub trait Caption {
+    /// One caption for each normalised image `[B, 3, H, W]`; `keys` are the samples' and seed what is drawn.
+    fn caption(&self, images_bchw: &Tensor, keys: &[&str]) -> Vec<String>;
+
+    /// How captions are made, in words for a report.
+    fn protocol(&self) -> String;
+}
+
+/// The special tokens of a vocabulary, as generation needs them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextEnds {
+    /// Stands before every text.
+    pub begin: i64,
+    /// Ends it.
+    pub end: i64,
+    /// Never written: the beginning token, padding, the unknown token.
+    pub never: Vec<i64>,
 }
 
 /// Turns texts into padded token ids.

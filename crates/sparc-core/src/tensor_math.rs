@@ -59,3 +59,8 @@ pub fn check_tokens(patches_bpd: &Tensor, tokens_bld: &Tensor, mask_bl: &Tensor)
 pub fn without_padding(tokens_bld: &Tensor, mask_bl: &Tensor) -> Tensor {
     tokens_bld.where_self(&mask_bl.unsqueeze(-1), &tokens_bld.zeros_like())
 }
+
+/// The rows of `x_bpd [B, P, D]` at `indices_bk [B, K]`: `[B, K, D]`.
+pub fn gather_rows(x_bpd: &Tensor, indices_bk: &Tensor) -> Tensor {
+    x_bpd.gather(1, &indices_bk.unsqueeze(-1).expand([-1, -1, x_bpd.size()[2]], false), false)
+}

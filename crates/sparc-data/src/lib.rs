@@ -9,6 +9,7 @@ mod directions;
 mod error;
 mod eval_set;
 pub mod geometry;
+mod image_set;
 mod jpeg;
 mod loader;
 pub mod pixels;
@@ -27,6 +28,7 @@ pub mod transform;
 
 pub use error::Error;
 pub use eval_set::{EvalSet, read_all_captions};
+pub use image_set::{ImageSample, ImageSet};
 pub use loader::{LoadedBatch, Loader, LoaderConfig, LoaderState};
 pub use prepare::{CaptionChoice, Preparation, PreparedSample, Tokenizers};
 pub use regions::{PreparedRegion, RegionSettings};

@@ -29,6 +29,17 @@ pub fn normalize(pixels: &[u8]) -> Vec<f32> {
     channels
 }
 
+/// RGB bytes, `H * W * 3`, of a normalised image `[3, H, W]`, row by row: the inverse of [`normalize`]. What is out of
+/// range is cut.
+pub fn denormalize(image_chw: &[f32]) -> Vec<u8> {
+    let n_pixels = image_chw.len() / 3;
+    let byte = |pixel: usize, channel: usize| {
+        let value = image_chw[channel * n_pixels + pixel] * IMAGE_STD[channel] + IMAGE_MEAN[channel];
+        (value * 255.0).round().clamp(0.0, 255.0) as u8
+    };
+    (0..n_pixels).flat_map(|pixel| [0, 1, 2].map(|channel| byte(pixel, channel))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +50,13 @@ mod tests {
         for (value, expected) in channels.iter().zip([1.9303, -1.7923, -1.7521, 2.0749, 0.3400, 0.3400]) {
             assert!((value - expected).abs() < 1e-3, "{value} {expected}");
         }
+    }
+
+    #[test]
+    fn pixels_come_back() {
+        let pixels: Vec<u8> = (0..=255).cycle().take(3 * 512).collect();
+        assert_eq!(denormalize(&normalize(&pixels)), pixels);
+        assert_eq!(denormalize(&[99.0, -99.0, 0.0])[..2], [255, 0]);
     }
 
     #[test]

@@ -178,7 +178,7 @@ pub(crate) fn read_captions(sample: &RawSample, record: &RecordJson) -> Result<V
 /// The image member with its header read.
 pub(crate) struct ImageMember<'a> {
     sample: &'a RawSample,
-    extension: &'static str,
+    pub(crate) extension: &'static str,
     pub(crate) encoded: EncodedImage<'a>,
 }
 

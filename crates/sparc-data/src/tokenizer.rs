@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sparc_core::{TextBatch, Tokenize};
+use sparc_core::{TextBatch, TextEnds, Tokenize};
 use tch::Tensor;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::unigram::{Unigram, UnigramTrainer};
@@ -20,6 +20,8 @@ const PAD: &str = "[PAD]";
 /// Names under which the padding token of other tokenizers is looked for, in this order.
 const PAD_NAMES: [&str; 5] = [PAD, "<pad>", "<|endoftext|>", "</s>", "[SEP]"];
 const UNKNOWN: &str = "[UNK]";
+/// Names under which the unknown token of other tokenizers is looked for.
+const UNKNOWN_NAMES: [&str; 2] = [UNKNOWN, "<unk>"];
 const BEGIN: &str = "[BOS]";
 const END: &str = "[EOS]";
 
@@ -127,6 +129,39 @@ impl TextTokenizer {
             tracing::warn!("\"{text}\" could not be tokenised and counts as empty: {error}");
             TokenizedText::EMPTY
         })
+    }
+
+    /// The special tokens that texts are made between.
+    ///
+    /// # Errors
+    ///
+    /// A tokenizer that does not put one token before and one after every text: nothing would tell a decoder where to
+    /// begin and to end.
+    pub fn ends(&self) -> Result<TextEnds, String> {
+        let empty = self.encode("")?;
+        let [begin, end] = empty.ids[..] else {
+            return Err(format!(
+                "it puts {} special tokens around a text; a captioner needs one before and one after it",
+                empty.ids.len()
+            ));
+        };
+        let mut never: Vec<i64> = vec![i64::from(begin), i64::from(self.padding_id)];
+        never.extend(UNKNOWN_NAMES.iter().filter_map(|name| self.inner.token_to_id(name)).map(i64::from));
+        // CLIP's pads with the end token.
+        never.retain(|&id| id != i64::from(end));
+        never.sort_unstable();
+        never.dedup();
+        Ok(TextEnds { begin: i64::from(begin), end: i64::from(end), never })
+    }
+
+    /// The text of token ids, special ones left out.
+    ///
+    /// # Errors
+    ///
+    /// What the library said.
+    pub fn decode(&self, ids: &[i64]) -> Result<String, String> {
+        let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        self.inner.decode(&ids, true).map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
     }
 
     /// Pads texts to the longest of them (at least one position).
@@ -283,6 +318,19 @@ mod tests {
         // The empty text is BOS, EOS and padding.
         assert_eq!((mask[length..].iter().sum::<i64>(), content[length..].iter().sum::<i64>()), (2, 0));
         assert_eq!(values(&batch.ids_bl)[length + 2], 0);
+    }
+
+    #[test]
+    fn texts_come_back_from_their_tokens() {
+        for model in [TokenizerModel::Unigram, TokenizerModel::Bpe] {
+            let tokenizer = TextTokenizer::from_bytes(trained(model).as_bytes(), 16).unwrap();
+            let ids: Vec<i64> = tokenizer.encode("two red squares").unwrap().ids.into_iter().map(i64::from).collect();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), "two red squares");
+            let ends = tokenizer.ends().unwrap();
+            assert_eq!((ends.begin, ends.end), (ids[0], *ids.last().unwrap()));
+            // Padding, unknown, begin.
+            assert_eq!(ends.never, [0, 1, 2]);
+        }
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Encoders, heads and networks of sparc: everything with parameters.
 //!
-//! [`layers`] are written once and used by every tower; [`vit`] and [`text`] are the towers;
-//! [`heads`] what single objectives add;
+//! [`layers`] are written once and used by every tower; [`vit`], [`text`] and [`causal_text`] are the towers;
+//! [`decoders`] write one sequence while they look at another; [`heads`] are what single objectives add;
+//! [`generation`] makes texts with a decoder;
 //! [`networks`] say, per family of objectives, which modules run and which tensors come out.
 //! [`Parameters`] owns every tensor under a unique name.
 
+pub mod causal_text;
+pub mod decoders;
+pub mod generation;
 pub mod heads;
 pub mod layers;
 pub mod networks;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sparc_core::PatchGrid;
+use sparc_core::tensor_math::gather_rows;
 use tch::{Kind, Tensor};
 
 use crate::layers::{Block, LayerNorm, Linear, run_blocks};
@@ -104,11 +105,31 @@ impl Vit {
     ///
     /// If the images have another size.
     pub fn forward(&self, images_bchw: &Tensor) -> TowerOutput {
-        let mut x = self.patch_embedding.forward(&self.patchify(images_bchw));
+        self.run(images_bchw, None)
+    }
+
+    /// [`Vit::forward`] over some patches alone, those of these indices `[B, K]`: the others are not there at all
+    /// (He et al. 2022). Gives K patches.
+    ///
+    /// # Panics
+    ///
+    /// If the images have another size.
+    pub fn forward_visible(&self, images_bchw: &Tensor, visible_bk: &Tensor) -> TowerOutput {
+        self.run(images_bchw, Some(visible_bk))
+    }
+
+    fn run(&self, images_bchw: &Tensor, visible_bk: Option<&Tensor>) -> TowerOutput {
+        let patches = self.patch_embedding.forward(&self.patchify(images_bchw));
+        let n_classes = i64::from(self.class_token.is_some());
+        let mut x = patches + self.positions.narrow(1, n_classes, self.config.grid().len());
+        if let Some(visible_bk) = visible_bk {
+            x = gather_rows(&x, visible_bk);
+        }
         if let Some(class_token) = &self.class_token {
+            let class_token = class_token + self.positions.narrow(1, 0, 1);
             x = Tensor::cat(&[class_token.expand([x.size()[0], -1, -1], false), x], 1);
         }
-        let stream = run_blocks(&self.blocks, x + &self.positions, None);
+        let stream = run_blocks(&self.blocks, x, None);
         let x = self.final_norm.forward(&stream);
         match self.config.pool {
             ImagePool::Average => TowerOutput {

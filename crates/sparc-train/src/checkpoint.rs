@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sparc_data::LoaderState;
-use sparc_models::networks::DualEncoder;
+use sparc_models::networks::Network;
 use sparc_models::weights;
 use tch::Tensor;
 
@@ -45,7 +45,7 @@ pub struct CheckpointState {
 /// What the system said; earlier checkpoints and `latest` are untouched then.
 pub fn save(
     run: &Path,
-    network: &DualEncoder,
+    network: &Network,
     optimizer: &AdamW,
     plan: &RunPlan,
     loader: LoaderState,
@@ -65,7 +65,7 @@ pub fn save(
     Ok(finished)
 }
 
-fn write(temporary: &Path, network: &DualEncoder, optimizer: &AdamW, state: &CheckpointState) -> Result<(), Error> {
+fn write(temporary: &Path, network: &Network, optimizer: &AdamW, state: &CheckpointState) -> Result<(), Error> {
     if temporary.exists() {
         std::fs::remove_dir_all(temporary).map_err(|error| Error::io(temporary, error))?;
     }
@@ -196,7 +196,7 @@ pub fn load_state(checkpoint: &Path) -> Result<CheckpointState, Error> {
 /// # Errors
 ///
 /// All differences between file and network at once.
-pub fn load_model(checkpoint: &Path, network: &mut DualEncoder) -> Result<(), Error> {
+pub fn load_model(checkpoint: &Path, network: &mut Network) -> Result<(), Error> {
     let path = checkpoint.join(MODEL);
     let tensors = weights::load(&path)?;
     network.parameters_mut().load(&tensors).map_err(|differences| Error::Mismatch { path, differences })
@@ -209,7 +209,7 @@ pub fn load_model(checkpoint: &Path, network: &mut DualEncoder) -> Result<(), Er
 /// All differences at once.
 pub fn resume(
     checkpoint: &Path,
-    network: &mut DualEncoder,
+    network: &mut Network,
     optimizer: &mut AdamW,
     plan: &RunPlan,
 ) -> Result<CheckpointState, Error> {

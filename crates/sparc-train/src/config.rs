@@ -7,7 +7,7 @@ use serde_json::Value;
 use sparc_data::transform::{Augmentation, ResizeMode};
 use sparc_data::{CaptionChoice, RegionSettings};
 use sparc_models::ModelSize;
-use sparc_models::networks::SpecialTokens;
+use sparc_models::networks::{CaptionerConfig, SpecialTokens};
 use sparc_models::vit::VitConfig;
 
 use crate::error::Error;
@@ -55,6 +55,10 @@ pub struct ModelConfig {
     pub logit_scale_init: f64,
     /// Largest inverse temperature.
     pub logit_scale_max: f64,
+    /// Decoders beside the towers, which make a captioner of them; the text tower is causal then. Absent, there are
+    /// two towers alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captioner: Option<CaptionerConfig>,
 }
 
 /// The text tower; its vocabulary is the tokenizer's.
@@ -165,7 +169,7 @@ impl RunConfig {
 }
 
 /// Applies one `a.b.c=value`; the value is read as YAML.
-fn apply(root: &mut Value, setting: &str) -> Result<(), String> {
+pub(crate) fn apply(root: &mut Value, setting: &str) -> Result<(), String> {
     let malformed = || format!("--set {setting}: expected key.path=value");
     let (path, text) = setting.split_once('=').ok_or_else(malformed)?;
     let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|error| format!("--set {setting}: {error}"))?;
@@ -205,7 +209,7 @@ fn interpolate(value: &mut Value, variable: &dyn Fn(&str) -> Option<String>) -> 
 }
 
 /// Serde's message with the key's full path and the nearest valid name.
-fn explain(path: &str, message: &str) -> String {
+pub(crate) fn explain(path: &str, message: &str) -> String {
     let place = if path == "." { String::new() } else { format!("{path}: ") };
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");

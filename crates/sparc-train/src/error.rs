@@ -87,6 +87,9 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Captions cannot be made as asked for.
+    #[error("captions: {0}")]
+    Captions(String),
     /// An error of the data.
     #[error(transparent)]
     Data(#[from] sparc_data::Error),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sparc_core::objectives::sparc::{SparcConfig, alignment_weights};
 use sparc_core::{Encoder, PatchPath, Tokenize};
 use sparc_data::TextTokenizer;
-use sparc_models::networks::DualEncoder;
+use sparc_models::networks::Network;
 use tch::{Kind, Tensor};
 
 use crate::checkpoint;
@@ -17,7 +17,7 @@ use crate::run::TOKENIZER;
 /// A trained network and what belongs to it.
 pub struct Trained {
     /// The network.
-    pub network: DualEncoder,
+    pub network: Network,
     /// Its tokenizer.
     pub tokenizer: TextTokenizer,
     /// The plan of its run.
@@ -56,7 +56,7 @@ impl Trained {
                 )],
             });
         }
-        let mut network = DualEncoder::new(plan.network(), plan.config.seed, Kind::Float, plan.device());
+        let mut network = Network::new(plan.network(), plan.config.seed, Kind::Float, plan.device());
         checkpoint::load_model(&checkpoint, &mut network)?;
         Ok(Trained { network, tokenizer, plan, checkpoint, step: state.step, run })
     }

@@ -1,5 +1,8 @@
 //! The trainer of sparc: configuration, loop, checkpoints, logs and the commands of the binary `sparc`.
 
+mod captioner_losses;
+pub mod captioners;
+pub mod captioning;
 pub mod checkpoint;
 pub mod config;
 mod error;
@@ -13,4 +16,5 @@ pub mod regions;
 pub mod run;
 pub mod step;
 
+pub use captioner_losses::{CaptionerLosses, MaskedView, masked_view};
 pub use error::Error;

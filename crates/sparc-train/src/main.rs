@@ -79,6 +79,13 @@ mod tests {
         ground checkpoint
         ground image
         ground phrase
+        eval caption
+        caption checkpoint
+        caption image
+        caption data
+        caption out
+        caption format
+        caption set
         inspect checkpoint
         inspect image
         inspect text

@@ -3,12 +3,14 @@
 use serde::{Deserialize, Serialize};
 use sparc_core::objectives::clip::{ClipInputs, clip_loss};
 use sparc_core::objectives::cloc::{ClocConfig, ClocInputs, Grounding, cloc_loss};
+use sparc_core::objectives::coca::CocaConfig;
 use sparc_core::objectives::filip::{FilipConfig, FilipInputs, filip_loss, keep_tokens};
 use sparc_core::objectives::gloria::{GloriaConfig, GloriaInputs, Temperatures, gloria_loss};
 use sparc_core::objectives::mgca::{self, CrossAttention, MgcaConfig, MgcaInputs, mgca_loss};
 use sparc_core::objectives::pacl::{Embedder, PaclConfig, PaclInputs, pacl_loss};
 use sparc_core::objectives::siglip::{SiglipConfig, SiglipInputs, siglip_loss};
 use sparc_core::objectives::sparc::{LocalTemperature, SparcConfig, SparcInputs, sparc_loss};
+use sparc_core::objectives::sycoca::SycocaConfig;
 use sparc_core::tensor_math::without_padding;
 use sparc_core::{Batch, Encoder, Gathered, ImageFeatures, LossTerms, PairScore, PatchPath, RegionBatch, TextFeatures};
 use sparc_models::heads::{HeadsConfig, LearnedScalar};
@@ -36,6 +38,10 @@ pub enum Objective {
     Sparc(SparcConfig),
     /// CLOC; it learns from regions.
     Cloc(ClocConfig),
+    /// CoCa's contrast and captioning.
+    Coca(CocaConfig),
+    /// SyCoCa: CoCa with attentive masks and text-guided masked image modelling.
+    Sycoca(SycocaConfig),
     /// Several, weighed and added: `sum: [{weight: 1, objective: {clip: {}}}, …]`.
     Sum(Vec<Weighted>),
 }
@@ -74,6 +80,8 @@ impl Objective {
             Objective::Mgca(_) => "mgca",
             Objective::Sparc(_) => "sparc",
             Objective::Cloc(_) => "cloc",
+            Objective::Coca(_) => "coca",
+            Objective::Sycoca(_) => "sycoca",
             Objective::Sum(_) => "sum",
         }
     }
@@ -93,6 +101,8 @@ impl Objective {
             Objective::Mgca(config) => config.validate(),
             Objective::Sparc(config) => config.validate(),
             Objective::Cloc(config) => config.validate(),
+            Objective::Coca(config) => config.validate(),
+            Objective::Sycoca(config) => config.validate(),
             Objective::Sum(parts) => return validate_sum(parts),
         };
         checked.map_err(|reason| format!("{}.{reason}", self.stem()))
@@ -115,7 +125,7 @@ impl Objective {
         };
         for part in self.parts() {
             match part {
-                Objective::Clip(_) | Objective::Sum(_) => {}
+                Objective::Clip(_) | Objective::Coca(_) | Objective::Sycoca(_) | Objective::Sum(_) => {}
                 Objective::Siglip(config) => heads.scalars.extend([
                     (LearnedScalar::SiglipLogitScale, config.logit_scale_init),
                     (LearnedScalar::SiglipLogitBias, config.logit_bias_init),
@@ -165,6 +175,11 @@ impl Objective {
         self.parts().iter().any(|part| matches!(part, Objective::Cloc(_)))
     }
 
+    /// Whether it trains a captioner, not two towers alone.
+    pub fn is_captioner(&self) -> bool {
+        matches!(self, Objective::Coca(_) | Objective::Sycoca(_))
+    }
+
     /// What retrieval and classification compare: what the objective contrasts.
     pub fn pair_score(&self) -> PairScore {
         match self {
@@ -180,6 +195,8 @@ impl Objective {
             | Objective::Mgca(_)
             | Objective::Sparc(_)
             | Objective::Cloc(_)
+            | Objective::Coca(_)
+            | Objective::Sycoca(_)
             | Objective::Sum(_) => PairScore::Pooled,
         }
     }
@@ -187,11 +204,13 @@ impl Objective {
     /// Whether pooled embeddings of images and texts are contrasted; if not, comparing them says little.
     pub fn trains_pooled(&self) -> bool {
         match self {
-            Objective::Clip(_) | Objective::Siglip(_) => true,
+            Objective::Clip(_) | Objective::Siglip(_) | Objective::Cloc(_) => true,
             Objective::Filip(_) | Objective::Pacl(_) => false,
             Objective::Gloria(config) => config.lambda_global > 0.0,
             Objective::Mgca(config) => config.lambda_instance > 0.0 || config.lambda_prototype > 0.0,
             Objective::Sparc(config) => config.lambda_global > 0.0,
+            Objective::Coca(config) => config.lambda_contrastive > 0.0,
+            Objective::Sycoca(config) => config.lambda_contrastive > 0.0,
             Objective::Sum(parts) => parts.iter().any(|part| part.objective.trains_pooled()),
         }
     }
@@ -200,7 +219,8 @@ impl Objective {
     ///
     /// # Panics
     ///
-    /// If the network was not built with [`Objective::heads`].
+    /// If the network was not built with [`Objective::heads`], or the objective trains a captioner: the plan refuses
+    /// both.
     pub fn loss(&self, network: &DualEncoder, features: &Features, updates: u64) -> LossTerms {
         match self {
             Objective::Clip(_) => clip(network, features),
@@ -211,6 +231,7 @@ impl Objective {
             Objective::Mgca(config) => mgca(network, features, config, updates),
             Objective::Sparc(config) => sparc(network, features, config),
             Objective::Cloc(config) => cloc(network, features, config, updates),
+            Objective::Coca(_) | Objective::Sycoca(_) => panic!("{} trains a captioner", self.stem()),
             Objective::Sum(parts) => LossTerms::sum(
                 parts
                     .iter()
@@ -229,6 +250,9 @@ fn validate_sum(parts: &[Weighted]) -> Result<(), String> {
         let stem = part.objective.stem();
         if matches!(part.objective, Objective::Sum(_)) {
             return Err(format!("sum[{index}]: a sum inside a sum; list its parts here"));
+        }
+        if part.objective.is_captioner() {
+            return Err(format!("sum[{index}]: {stem} trains a network of its own and cannot be a part of a sum"));
         }
         if !(part.weight.is_finite() && part.weight > 0.0) {
             return Err(format!("sum[{index}].weight must be a finite number above 0, got {}", part.weight));
@@ -478,6 +502,10 @@ mod tests {
             (sum(&["{sum: []}"]), "a sum inside a sum"),
             (sum(&["{filip: {keep_tokens: 2.0, temperature: own}}"]), "sum[0].objective.filip.keep_tokens"),
             (parse("sum: [{weight: 0, objective: {clip: {}}}]"), "sum[0].weight"),
+            (
+                sum(&["{clip: {}}", "{coca: {lambda_contrastive: 1, lambda_caption: 2, normalisation: open_clip}}"]),
+                "sum[1]: coca trains a network of its own",
+            ),
         ] {
             let error = bad.validate().unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sparc_data::shards::expand_shards;
 use sparc_data::{LoaderConfig, Preparation, TextTokenizer, Tokenizers};
-use sparc_models::networks::DualEncoderConfig;
+use sparc_models::networks::{CocaConfig, DualEncoderConfig, NetworkConfig};
 use sparc_models::text::TextConfig;
 use tch::Device;
 
+use crate::captioners;
 use crate::config::RunConfig;
 use crate::error::Error;
 
@@ -73,22 +74,35 @@ impl RunPlan {
     }
 
     /// The network to build.
-    pub fn network(&self) -> DualEncoderConfig {
+    pub fn network(&self) -> NetworkConfig {
         let model = &self.config.model;
-        DualEncoderConfig {
-            image: model.image,
-            text: TextConfig {
-                size: model.text.size,
-                context_length: model.text.context_length,
-                vocab_size: self.resolved.vocab_size,
-            },
-            embed_dim: model.embed_dim,
-            dense_layer: model.dense_layer,
-            adapter_bias: model.adapter_bias,
-            special_tokens: model.special_tokens,
-            logit_scale_init: model.logit_scale_init,
-            logit_scale_max: model.logit_scale_max,
-            heads: self.config.objective.heads(model.logit_scale_init),
+        let text = TextConfig {
+            size: model.text.size,
+            context_length: model.text.context_length,
+            vocab_size: self.resolved.vocab_size,
+        };
+        match model.captioner {
+            None => NetworkConfig::DualEncoder(DualEncoderConfig {
+                image: model.image,
+                text,
+                embed_dim: model.embed_dim,
+                dense_layer: model.dense_layer,
+                adapter_bias: model.adapter_bias,
+                special_tokens: model.special_tokens,
+                logit_scale_init: model.logit_scale_init,
+                logit_scale_max: model.logit_scale_max,
+                heads: self.config.objective.heads(model.logit_scale_init),
+            }),
+            Some(captioner) => NetworkConfig::Coca(CocaConfig {
+                image: model.image,
+                text,
+                embed_dim: model.embed_dim,
+                adapter_bias: model.adapter_bias,
+                special_tokens: model.special_tokens,
+                logit_scale_init: model.logit_scale_init,
+                logit_scale_max: model.logit_scale_max,
+                captioner: captioners::built(captioner, &self.config.objective),
+            }),
         }
     }
 
@@ -227,5 +241,6 @@ fn check(config: &RunConfig) -> Result<(), String> {
     }
     model.image.validate().map_err(|reason| format!("model.image: {reason}"))?;
     config.optimizer.validate(train.steps)?;
-    config.objective.validate().map_err(|reason| format!("objective.{reason}"))
+    config.objective.validate().map_err(|reason| format!("objective.{reason}"))?;
+    captioners::check(config)
 }

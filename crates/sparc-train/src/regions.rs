@@ -9,6 +9,7 @@ use sparc_data::decode::DecodedImage;
 use sparc_data::pixels::normalize;
 use sparc_data::transform::{Frame, Geometry};
 use sparc_eval::draw::{LabelledBox, RegionPanel};
+use sparc_models::networks::Network;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Error;
@@ -106,7 +107,10 @@ impl Trained {
 
     /// Whether the network predicts boxes of phrases.
     pub fn predicts_boxes(&self) -> bool {
-        self.network.config().heads.grounding
+        match &self.network {
+            Network::DualEncoder(network) => network.config().heads.grounding,
+            Network::Coca(_) => false,
+        }
     }
 
     fn embed_boxes(&self, input_chw: &Tensor, boxes: &[[f32; 4]]) -> Result<Tensor, Error> {

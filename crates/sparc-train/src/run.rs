@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use sparc_data::{LoadedBatch, Loader, LoaderState, TextTokenizer};
-use sparc_models::networks::DualEncoder;
+use sparc_models::networks::Network;
 use tch::Kind;
 
 use crate::checkpoint;
+use crate::config::RunConfig;
 use crate::error::Error;
 use crate::metrics_log::MetricsLog;
 use crate::optimizer::AdamW;
@@ -52,7 +53,7 @@ pub enum Ending {
 /// Data, disk or numbers that do not allow to go on; checkpoints made so far stay.
 pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc<AtomicBool>) -> Result<Ending, Error> {
     let run = plan.config.output.as_path();
-    let mut network = DualEncoder::new(plan.network(), plan.config.seed, Kind::Float, plan.device());
+    let mut network = Network::new(plan.network(), plan.config.seed, Kind::Float, plan.device());
     let mut optimizer = AdamW::new(plan.config.optimizer, network.parameters());
     let state = match start {
         Start::Fresh | Start::Overwrite => {
@@ -111,7 +112,7 @@ fn prepare_folder(run: &Path, plan: &RunPlan, overwrite: bool) -> Result<(), Err
 struct Run<'a> {
     plan: &'a RunPlan,
     run: &'a Path,
-    network: DualEncoder,
+    network: Network,
     optimizer: AdamW,
     log: MetricsLog,
     loader: Loader,
@@ -154,7 +155,8 @@ impl Run<'_> {
         let number = self.optimizer.updates() + 1;
         let learning_rate = self.plan.config.optimizer.learning_rate_at(number, self.plan.config.train.steps);
         let batch = batch.to_device(self.plan.device());
-        let metrics = step(&mut self.network, &mut self.optimizer, &self.plan.config.objective, &batch, learning_rate)?;
+        let RunConfig { objective, seed, .. } = &self.plan.config;
+        let metrics = step(&mut self.network, &mut self.optimizer, objective, &batch, *seed, learning_rate)?;
         self.window.steps += 1;
         self.state = state;
         Ok(metrics)

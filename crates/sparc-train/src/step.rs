@@ -1,9 +1,10 @@
 //! One training step: a function of its arguments.
 
 use sparc_core::{Batch, LossTerms};
-use sparc_models::networks::DualEncoder;
+use sparc_models::networks::Network;
 use tch::Tensor;
 
+use crate::captioners;
 use crate::error::Error;
 use crate::objective::{Features, Objective};
 use crate::optimizer::AdamW;
@@ -22,21 +23,22 @@ impl StepMetrics {
     }
 }
 
-/// Forward, backward, update, clamp.
+/// Forward, backward, update, clamp. `seed` is the run's.
 ///
 /// # Errors
 ///
 /// A loss or gradient that is not finite: parameters are as they were before the step then.
 pub fn step(
-    network: &mut DualEncoder,
+    network: &mut Network,
     optimizer: &mut AdamW,
     objective: &Objective,
     batch: &Batch,
+    seed: u64,
     learning_rate: f64,
 ) -> Result<StepMetrics, Error> {
     let number = optimizer.updates() + 1;
     let not_finite = |what| Error::NotFinite { step: number, what, keys: batch.keys.clone() };
-    let terms = loss(network, objective, batch, optimizer.updates());
+    let terms = loss(network, objective, batch, Moment { seed, updates: optimizer.updates() });
     let total = terms.total.double_value(&[]);
     if !total.is_finite() {
         return Err(not_finite("the loss"));
@@ -44,14 +46,15 @@ pub fn step(
     let logit_scale = network.logit_scale().double_value(&[]);
     let learned: Vec<(String, f64)> = network
         .learned_scalars()
-        .map(|scalar| (scalar.name().to_owned(), network.scalar(scalar).double_value(&[])))
+        .into_iter()
+        .map(|(name, scalar)| (name.to_owned(), scalar.double_value(&[])))
         .collect();
     terms.total.backward();
     let grad_norm = optimizer.step(learning_rate)?;
     if !grad_norm.is_finite() {
         return Err(not_finite("the gradient"));
     }
-    network.clamp_logit_scales();
+    network.after_update();
     let scalar = |tensor: &Tensor| tensor.double_value(&[]);
     let mut values = vec![("loss".to_owned(), total)];
     values.extend(terms.terms.iter().map(|term| (format!("loss_{}", term.name), scalar(&term.value))));
@@ -63,7 +66,25 @@ pub fn step(
     Ok(StepMetrics { values })
 }
 
-/// The objective's value on a batch; `updates` is the number of optimizer steps made.
-pub fn loss(network: &DualEncoder, objective: &Objective, batch: &Batch, updates: u64) -> LossTerms {
-    objective.loss(network, &Features::new(network, objective, batch), updates)
+/// When a loss is computed, as far as it depends on that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The run's seed.
+    pub seed: u64,
+    /// Optimizer steps made.
+    pub updates: u64,
+}
+
+/// The objective's value on a batch.
+///
+/// # Panics
+///
+/// If the network is not of the objective's kind, which the plan refuses.
+pub fn loss(network: &Network, objective: &Objective, batch: &Batch, moment: Moment) -> LossTerms {
+    match network {
+        Network::DualEncoder(network) => {
+            objective.loss(network, &Features::new(network, objective, batch), moment.updates)
+        }
+        Network::Coca(network) => captioners::loss(network, objective, batch, moment),
+    }
 }

@@ -5,9 +5,11 @@
 
 pub mod clip;
 pub mod cloc;
+pub mod coca;
 pub mod filip;
 pub mod gloria;
 pub mod mgca;
 pub mod pacl;
 pub mod siglip;
 pub mod sparc;
+pub mod sycoca;

@@ -227,7 +227,7 @@ mod tests {
         let mut n_captions = 0;
         each(300, |view, annotation| {
             for caption in &annotation.captions {
-                let statement = parse(caption);
+                let statement = parse(caption).unwrap();
                 assert!(statement.holds(view, Judgement::Clear), "{caption}: {:?}", view.scene);
                 // What is listed or counted is all there is of it.
                 if let Statement::Inventory { items, .. } = statement {
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn the_first_caption_says_everything() {
         each(100, |view, annotation| {
-            let Statement::Inventory { items, backdrop } = parse(&annotation.captions[0]) else {
+            let Statement::Inventory { items, backdrop } = parse(&annotation.captions[0]).unwrap() else {
                 panic!("{} is no list", annotation.captions[0]);
             };
             assert_eq!(items.len(), view.scene.objects.len());
@@ -265,7 +265,7 @@ mod tests {
     fn phrases_identify_their_objects() {
         each(300, |view, annotation| {
             for (index, phrase) in annotation.phrases.iter().enumerate() {
-                let Statement::Inventory { items, .. } = parse(phrase) else {
+                let Statement::Inventory { items, .. } = parse(phrase).unwrap() else {
                     panic!("{phrase} is no description");
                 };
                 assert!(items[0].1.fits(view, index) && items[0].1.pair().is_some());
@@ -286,7 +286,7 @@ mod tests {
                 assert!(annotation.captions.contains(&group.caption));
                 assert!((1..=MAX_NEGATIVES).contains(&group.negatives.len()));
                 for negative in &group.negatives {
-                    let statement = parse(negative);
+                    let statement = parse(negative).unwrap();
                     assert!(!statement.holds(view, Judgement::Lenient), "{negative} is true");
                     let is_list = matches!(statement, Statement::Inventory { .. });
                     if is_list {
@@ -323,7 +323,7 @@ mod tests {
             let negatives = annotation.hard_negatives.iter().flat_map(|group| &group.negatives);
             let texts = annotation.captions.iter().chain(&annotation.phrases);
             for text in texts.chain(negatives) {
-                for pair in parse(text).descriptions().iter().filter_map(Description::pair) {
+                for pair in parse(text).unwrap().descriptions().iter().filter_map(Description::pair) {
                     if held_out.contains(pair) {
                         assert_ne!(view.scene.split, Split::Train, "{text}");
                         n_named += 1;

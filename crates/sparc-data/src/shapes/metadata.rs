@@ -62,6 +62,13 @@ pub fn is_complete(config: &ShapesConfig, out: &Path) -> bool {
     })
 }
 
+/// The configuration of the data set in a folder, if there is one whose scenes this version draws.
+pub(super) fn config_of(folder: &Path) -> Option<ShapesConfig> {
+    let bytes = fs::read(folder.join(SUMMARY)).ok()?;
+    let summary: Summary = serde_json::from_slice(&bytes).ok()?;
+    (summary.version == VERSION).then_some(summary.config)
+}
+
 /// Takes away what an earlier run wrote, so that no old shard is read beside new ones.
 ///
 /// # Errors

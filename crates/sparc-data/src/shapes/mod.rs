@@ -12,15 +12,16 @@
 //! | `scene` | what is where |
 //! | `outline`, `render` | pixels, maps, boxes |
 //! | `statement`, `wording`, `captions`, `negatives` | claims, their truth, their English |
+//! | `parse`, `judge` | English back to claims, and whether they hold |
 //! | `record`, `metadata`, `write` | samples, the files beside the shards, the shards |
 
 mod attributes;
 mod captions;
 mod holdout;
+mod judge;
 mod metadata;
 mod negatives;
 mod outline;
-#[cfg(test)]
 mod parse;
 mod record;
 mod render;
@@ -39,6 +40,7 @@ pub use attributes::{
 };
 pub use captions::{Annotation, HardNegative, describe};
 pub use holdout::{N_HELD_OUT, held_out_pairs};
+pub use judge::{Judge, Tally, Verdict};
 pub use metadata::is_complete;
 pub use render::{Rendered, render};
 pub use scene::{Background, MAX_OBJECTS, Object, Scene, Split, scene};

@@ -1,12 +1,14 @@
-//! Reads captions back into statements, written from English and not from the writer: test-only.
+//! Reads captions back into statements, written from English and not from the writer.
 
 use super::attributes::{BackgroundKind, Color, Shape, Size, Texture, Tone};
 use super::statement::{Backdrop, Description, Place, Relation, Statement};
 
-/// # Panics
+/// The statement that a caption makes.
 ///
-/// On a word that no caption should contain, so that a test fails on bad English.
-pub(super) fn parse(text: &str) -> Statement {
+/// # Errors
+///
+/// The part that no caption of Shapes should contain.
+pub(super) fn parse(text: &str) -> Result<Statement, String> {
     let text = ["a picture of ", "an image of ", "a scene with ", "there is ", "there are "]
         .iter()
         .find_map(|opening| text.strip_prefix(opening))
@@ -22,7 +24,7 @@ pub(super) fn parse(text: &str) -> Statement {
     ];
     for (words, relation) in relations {
         if let Some((subject, object)) = text.split_once(words) {
-            return Statement::Related { subject: one(subject), relation, object: one(object) };
+            return Ok(Statement::Related { subject: one(subject)?, relation, object: one(object)? });
         }
     }
     let places = [
@@ -35,43 +37,46 @@ pub(super) fn parse(text: &str) -> Statement {
     ];
     for (words, place) in places {
         if let Some(subject) = text.strip_suffix(words) {
-            return Statement::Placed { subject: one(subject), place };
+            return Ok(Statement::Placed { subject: one(subject)?, place });
         }
     }
     let (list, backdrop) = match text.split_once(" on a ") {
-        Some((list, background)) => (list, Some(backdrop(background))),
+        Some((list, background)) => (list, Some(backdrop(background)?)),
         None => (text, None),
     };
-    let items = list.split(", ").flat_map(|part| part.split(" and ")).map(item).collect();
-    Statement::Inventory { items, backdrop }
+    let items = list.split(", ").flat_map(|part| part.split(" and ")).map(item).collect::<Result<_, _>>()?;
+    Ok(Statement::Inventory { items, backdrop })
 }
 
-fn backdrop(text: &str) -> Backdrop {
+fn backdrop(text: &str) -> Result<Backdrop, String> {
     let words: Vec<&str> = text.split(' ').collect();
     let (tone, kind) = match words[..] {
         [kind, "background"] => (None, kind),
         [tone, kind, "background"] => (Some(tone), kind),
-        _ => panic!("{text:?} is no background"),
+        _ => return Err(format!("{text:?} is no background")),
     };
     let find = |word: &str| Tone::ALL.iter().copied().find(|tone| tone.name() == word);
-    let tone = tone.map(|word| find(word).unwrap_or_else(|| panic!("{word:?} is no tone")));
+    let tone = tone.map(|word| find(word).ok_or_else(|| format!("{word:?} is no tone"))).transpose()?;
     let kind = BackgroundKind::ALL.iter().copied().find(|other| other.name() == kind);
-    Backdrop { tone, kind: kind.unwrap_or_else(|| panic!("{text:?} is no background")) }
+    Ok(Backdrop { tone, kind: kind.ok_or_else(|| format!("{text:?} is no background"))? })
 }
 
-fn one(text: &str) -> Description {
-    let (n, description) = item(text);
-    assert_eq!(n, 1, "{text:?}");
-    description
+fn one(text: &str) -> Result<Description, String> {
+    match item(text)? {
+        (1, description) => Ok(description),
+        _ => Err(format!("{text:?} is not one object")),
+    }
 }
 
-fn item(text: &str) -> (usize, Description) {
+fn item(text: &str) -> Result<(usize, Description), String> {
     let mut words: Vec<&str> = text.split(' ').collect();
     let numbers = ["one", "two", "three", "four"];
     let n = match words[0] {
         article @ ("a" | "an") => {
-            let vowel = words[1].starts_with(['a', 'e', 'i', 'o', 'u']);
-            assert_eq!(article == "an", vowel, "the article in {text:?}");
+            let vowel = words.get(1).is_some_and(|word| word.starts_with(['a', 'e', 'i', 'o', 'u']));
+            if (article == "an") != vowel {
+                return Err(format!("the article in {text:?}"));
+            }
             words.remove(0);
             1
         }
@@ -83,12 +88,12 @@ fn item(text: &str) -> (usize, Description) {
             None => 1,
         },
     };
-    let noun = words.pop().expect("a noun");
+    let noun = words.pop().ok_or_else(|| format!("{text:?} has no noun"))?;
     let mut description = Description::default();
     if noun != if n == 1 { "shape" } else { "shapes" } {
         let of = |shape: &Shape| if n == 1 { shape.name() } else { shape.plural() };
         let shape = Shape::ALL.iter().copied().find(|shape| of(shape) == noun);
-        description.shape = Some(shape.unwrap_or_else(|| panic!("{noun:?} in {text:?}")));
+        description.shape = Some(shape.ok_or_else(|| format!("{noun:?} in {text:?}"))?);
     }
     for word in words {
         match word {
@@ -101,9 +106,9 @@ fn item(text: &str) -> (usize, Description) {
             "checked" | "checkered" => description.texture = Some(Texture::Checked),
             word => {
                 let color = Color::ALL.iter().copied().find(|color| color.name() == word);
-                description.color = Some(color.unwrap_or_else(|| panic!("{word:?} in {text:?}")));
+                description.color = Some(color.ok_or_else(|| format!("{word:?} in {text:?}"))?);
             }
         }
     }
-    (n, description)
+    Ok((n, description))
 }

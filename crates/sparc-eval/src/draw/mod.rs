@@ -1,4 +1,4 @@
-//! Pixels: heatmaps over images, alignment sheets and region sheets.
+//! Pixels: heatmaps over images, sheets of alignment, of masks and of regions.
 //!
 //! Pure functions on [`image::RgbImage`], with no files and no tensors. Text is drawn with the
 //! bitmap font of `noto-sans-mono-bitmap`; a character that the font lacks becomes a box, never a
@@ -6,6 +6,7 @@
 
 mod colour_map;
 mod heatmap;
+mod masking;
 mod pieces;
 mod region_sheet;
 mod sheet;
@@ -14,6 +15,7 @@ mod text;
 pub use colour_map::{INFERNO, inferno};
 pub(crate) use heatmap::{CLEARING, OPACITY, WEAKEST_LEVEL};
 pub use heatmap::{Upsampling, kept_patches, overlay_heatmap, relative_weights};
+pub use masking::{MaskingSheet, masking_sheet};
 pub use pieces::{Token, TokenKind, read_pieces};
 pub use region_sheet::{LabelledBox, RegionPanel, RegionSheet, region_sheet};
 pub use sheet::{AlignmentSheet, TokenHeatmap, alignment_sheet};

@@ -33,6 +33,9 @@ pub struct MetricInfo {
     pub better: Better,
 }
 
+/// Group of what generated captions say of Shapes.
+const SHAPES: &str = "Captions of Shapes";
+
 /// Label, group, unit and direction of a metric key; an unknown key is shown as it is.
 pub fn metric_info(key: &str) -> MetricInfo {
     let known = |group: &str, label: &str, better| MetricInfo {
@@ -56,6 +59,10 @@ pub fn metric_info(key: &str) -> MetricInfo {
         };
     }
     let rank = |label: &str| MetricInfo { unit: Unit::Number, ..known("Retrieval", label, Better::Lower) };
+    let loss = |label: &str| MetricInfo { unit: Unit::Number, ..known("Losses", label, Better::Lower) };
+    if let Some(n) = key.strip_prefix("caption_BLEU-") {
+        return known("Captioning", &format!("BLEU-{n}"), Better::Higher);
+    }
     let (classify, segment, ground) = ("Zero-shot classification", "Segmentation", "Grounding");
     match key {
         "image_to_text_mean_rank" => rank("image to text, mean rank"),
@@ -77,6 +84,23 @@ pub fn metric_info(key: &str) -> MetricInfo {
         "grounding_mean_mask_IoU" => known(ground, "mean IoU of the mask", Better::Higher),
         "grounding_box_accuracy@0.5" => known(ground, "boxes found at IoU 0.5", Better::Higher),
         "grounding_chance" => known(ground, "pointing by chance", Better::Neither),
+        "caption_loss" => loss("captioning, per token"),
+        "caption_loss_masked" => loss("captioning, patches hidden"),
+        "reconstruction_error" => loss("reconstruction"),
+        "reconstruction_error_of_another_text" => {
+            MetricInfo { better: Better::Neither, ..loss("reconstruction from another's text") }
+        }
+        "caption_ROUGE-L" => known("Captioning", "ROUGE-L", Better::Higher),
+        "caption_CIDEr" => known("Captioning", "CIDEr-D × 100", Better::Higher),
+        "caption_distinct" => known("Captioning", "different captions", Better::Neither),
+        "caption_mean_words" => MetricInfo { unit: Unit::Number, ..known("Captioning", "words", Better::Neither) },
+        "shapes_true" => known(SHAPES, "captions that are true", Better::Higher),
+        "shapes_true_of_another" => known(SHAPES, "that would be true of another image", Better::Neither),
+        "shapes_parsed" => known(SHAPES, "captions that are sentences of Shapes", Better::Higher),
+        "shapes_object_precision" => known(SHAPES, "objects said that are there", Better::Higher),
+        "shapes_object_recall" => known(SHAPES, "objects there that are said", Better::Higher),
+        "shapes_attribute_precision" => known(SHAPES, "attributes said that are right", Better::Higher),
+        "shapes_position_precision" => known(SHAPES, "relations and places said that hold", Better::Higher),
         _ => MetricInfo { group: String::new(), label: key.to_owned(), unit: Unit::Number, better: Better::Neither },
     }
 }

@@ -15,6 +15,8 @@ pub enum Task {
     PhraseGrounding,
     /// Regions with given boxes.
     Regions,
+    /// Captions made for images.
+    Captioning,
 }
 
 impl fmt::Display for Task {
@@ -25,6 +27,7 @@ impl fmt::Display for Task {
             Task::ZeroshotSegmentation => "zero-shot segmentation",
             Task::PhraseGrounding => "phrase grounding",
             Task::Regions => "regions",
+            Task::Captioning => "captioning",
         })
     }
 }
@@ -36,6 +39,9 @@ pub enum EvalError {
     /// The request names no task.
     #[error("no task was requested")]
     NothingRequested,
+    /// The network makes no captions.
+    #[error("captioning needs a network that makes captions; this one has no text decoder")]
+    NoCaptioner,
     /// A setting of the request makes no sense.
     #[error("`{field}` is {value}, but must be {expected}")]
     InvalidRequest {

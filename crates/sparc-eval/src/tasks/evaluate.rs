@@ -1,9 +1,10 @@
 //! One pass over the samples for all tasks.
 
 use ndarray::Axis;
-use sparc_core::{Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
+use sparc_core::{Caption, Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
 use tch::Tensor;
 
+use super::captioning::CaptioningTask;
 use super::features::{TextEmbedder, normalized_rows};
 use super::phrase_grounding::GroundingTask;
 use super::regions::RegionsTask;
@@ -87,6 +88,7 @@ struct Tasks<'a> {
     segmentation: Option<SegmentationTask<'a>>,
     grounding: Option<GroundingTask>,
     regions: Option<RegionsTask<'a>>,
+    captioning: Option<(CaptioningTask, &'a dyn Caption)>,
 }
 
 impl<'a> Tasks<'a> {
@@ -113,6 +115,11 @@ impl<'a> Tasks<'a> {
                 progress(Progress::Classes { n_done: n_before + n_done, n_classes });
             })?);
         }
+        let captioning = if request.captioning {
+            Some((CaptioningTask::default(), encoder.captioner().ok_or(EvalError::NoCaptioner)?))
+        } else {
+            None
+        };
         Ok(Tasks {
             encoder,
             embedder,
@@ -122,6 +129,7 @@ impl<'a> Tasks<'a> {
             segmentation,
             grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
             regions: request.regions.as_ref().map(|regions| RegionsTask::new(regions, encoder)),
+            captioning,
         })
     }
 
@@ -144,13 +152,24 @@ impl<'a> Tasks<'a> {
         if let Some(task) = &mut self.regions {
             is_wanted |= task.admit(sample);
         }
+        if let Some((task, _)) = &mut self.captioning {
+            is_wanted |= task.admit(sample);
+        }
         Ok(is_wanted)
     }
 
     fn add_batch(&mut self, samples: &[EvalSample]) -> Result<(), EvalError> {
         let images_bchw = self.stack(samples)?;
+        if let Some((task, captioner)) = &mut self.captioning {
+            task.add_batch(*captioner, samples, &images_bchw);
+        }
+        let is_pooled = self.retrieval.is_some() || self.classification.is_some();
+        let is_local = self.segmentation.is_some() || self.grounding.is_some();
+        if !is_pooled && !is_local && self.regions.is_none() {
+            return Ok(());
+        }
         let features = self.encode(&images_bchw, self.request.patch_path);
-        if self.retrieval.is_some() || self.classification.is_some() {
+        if is_pooled {
             self.add_pooled(samples, &images_bchw, &features)?;
         }
         if let Some(task) = &mut self.regions {
@@ -270,6 +289,7 @@ impl<'a> Tasks<'a> {
             segmentation: self.segmentation.map(|task| task.finish(n_images)).transpose()?,
             grounding: self.grounding.map(|task| task.finish(n_images)).transpose()?,
             regions: self.regions.map(|task| task.finish(n_images, self.embedder)).transpose()?,
+            captioning: self.captioning.map(|(task, _)| task.finish(n_images)).transpose()?,
         })
     }
 }

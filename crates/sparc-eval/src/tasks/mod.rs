@@ -2,12 +2,13 @@
 //!
 //! [`evaluate`] runs every task of an [`EvalRequest`] in one pass over the samples, and sees the network
 //! only through [`sparc_core::Encoder`] and [`sparc_core::Tokenize`]. What each task does is told in its
-//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, regions.
+//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, regions, captioning.
 //!
 //! A sample without the annotation that a task needs is left out of that task and counted. A task that
 //! is left without any sample is an error ([`EvalError::NoUsableSample`]), and so are features that are
 //! not finite: neither may look like a number.
 
+mod captioning;
 mod class_list;
 mod error;
 mod evaluate;
@@ -32,6 +33,7 @@ pub use region_arms::RegionArm;
 pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
-    ArmResults, BoxResults, ClassScore, ClassificationResults, EvalResults, GroundingResults, Protocol, RegionResults,
+    ArmResults, BoxResults, CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults,
+    ImageCaption, Protocol, RegionResults,
     RetrievalResults, SegmentationResults,
 };

@@ -21,6 +21,8 @@ pub struct EvalRequest {
     pub grounding: bool,
     /// Run recognition, retrieval, choice and grounding of regions.
     pub regions: Option<RegionsRequest>,
+    /// Run captioning, with the captioner of the network.
+    pub captioning: bool,
     /// What retrieval and classification compare; patches, where it reads them, along the local path.
     pub pair_score: PairScore,
     /// Which patch features segmentation and grounding read.
@@ -47,6 +49,7 @@ impl EvalRequest {
             segmentation: None,
             grounding: false,
             regions: None,
+            captioning: false,
             pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
             upsampling: Upsampling::BilinearScores,
@@ -59,8 +62,9 @@ impl EvalRequest {
 
     /// Refuses requests that could only give nonsense.
     pub(super) fn check(&self) -> Result<(), EvalError> {
-        let is_asked = self.retrieval || self.grounding;
-        if !is_asked && self.classification.is_none() && self.segmentation.is_none() && self.regions.is_none() {
+        let reads_features =
+            self.retrieval || self.classification.is_some() || self.segmentation.is_some() || self.grounding;
+        if !reads_features && self.regions.is_none() && !self.captioning {
             return Err(EvalError::NothingRequested);
         }
         if self.regions.as_ref().is_some_and(|regions| regions.arms.is_empty()) {

@@ -23,6 +23,9 @@ pub struct EvalResults {
     /// Regions, if they were asked for.
     #[serde(default)]
     pub regions: Option<RegionResults>,
+    /// Captioning, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captioning: Option<CaptioningResults>,
 }
 
 /// The choices of the request that change numbers.
@@ -218,6 +221,40 @@ pub struct BoxResults {
     pub mean_iou: Option<f64>,
 }
 
+/// A caption that the network has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageCaption {
+    /// Key of the sample.
+    pub key: String,
+    /// The caption.
+    pub caption: String,
+}
+
+/// Captioning, scored as pycocoevalcap does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaptioningResults {
+    /// Images captioned.
+    pub n_images: usize,
+    /// Captions of people that they were scored against.
+    pub n_references: usize,
+    /// Images left out because they have no caption (or only empty ones).
+    pub n_without_captions: usize,
+    /// How captions were made.
+    pub generation: String,
+    /// BLEU-1 to BLEU-4 of the corpus.
+    pub bleu: [f64; 4],
+    /// ROUGE-L.
+    pub rouge_l: f64,
+    /// CIDEr-D; papers give it times 100.
+    pub cider: f64,
+    /// Mean number of words of a caption.
+    pub mean_words: f64,
+    /// Different captions ÷ images: a captioner that says the same of every image shows here.
+    pub distinct_captions: f64,
+    /// The captions.
+    pub captions: Vec<ImageCaption>,
+}
+
 impl EvalResults {
     /// All single numbers under their metric keys, in a fixed order: the metrics of each task, then the
     /// counts. Numbers that do not exist (see the fields) have no key.
@@ -234,6 +271,9 @@ impl EvalResults {
         }
         if let Some(grounding) = &self.grounding {
             numbers.extend(grounding.metrics());
+        }
+        if let Some(captioning) = &self.captioning {
+            numbers.extend(captioning.metrics());
         }
         let mut flat: Vec<(String, f64)> =
             numbers.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
@@ -278,6 +318,13 @@ impl EvalResults {
                 ("n_region_classes", regions.n_classes),
                 ("n_regions_without_class", regions.n_without_class),
                 ("n_fine_regions", regions.n_fine_regions),
+            ]);
+        }
+        if let Some(captioning) = &self.captioning {
+            counts.extend([
+                ("n_captioned", captioning.n_images),
+                ("n_references", captioning.n_references),
+                ("n_without_references", captioning.n_without_captions),
             ]);
         }
         counts
@@ -362,6 +409,22 @@ impl GroundingResults {
             ("grounding_mean_mask_IoU", Some(self.mean_mask_iou)),
             ("grounding_box_accuracy@0.5", Some(self.box_accuracy)),
             ("grounding_chance", Some(self.chance)),
+        ]
+    }
+}
+
+impl CaptioningResults {
+    fn metrics(&self) -> [(&'static str, Option<f64>); 8] {
+        let [bleu_1, bleu_2, bleu_3, bleu_4] = self.bleu;
+        [
+            ("caption_BLEU-1", Some(bleu_1)),
+            ("caption_BLEU-2", Some(bleu_2)),
+            ("caption_BLEU-3", Some(bleu_3)),
+            ("caption_BLEU-4", Some(bleu_4)),
+            ("caption_ROUGE-L", Some(self.rouge_l)),
+            ("caption_CIDEr", Some(self.cider)),
+            ("caption_mean_words", Some(self.mean_words)),
+            ("caption_distinct", Some(self.distinct_captions)),
         ]
     }
 }

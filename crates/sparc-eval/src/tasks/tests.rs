@@ -717,3 +717,76 @@ proptest! {
         }
     }
 }
+
+/// Says the same of every image, or `{key} and no more`.
+struct Parrot {
+    captions: fn(&str) -> String,
+}
+
+impl Encoder for Parrot {
+    fn image_size(&self) -> (i64, i64) {
+        PixelReader::new(0).image_size()
+    }
+
+    fn encode_images(&self, _images_bchw: &Tensor, _path: PatchPath) -> ImageFeatures {
+        panic!("captioning alone needs no embeddings")
+    }
+
+    fn encode_text(&self, _text: &TextBatch) -> TextFeatures {
+        panic!("captioning alone needs no embeddings")
+    }
+
+    fn captioner(&self) -> Option<&dyn sparc_core::Caption> {
+        Some(self)
+    }
+}
+
+impl sparc_core::Caption for Parrot {
+    fn caption(&self, images_bchw: &Tensor, keys: &[&str]) -> Vec<String> {
+        assert_eq!(images_bchw.size()[0], keys.len() as i64);
+        keys.iter().map(|key| (self.captions)(key)).collect()
+    }
+
+    fn protocol(&self) -> String {
+        "by heart".to_owned()
+    }
+}
+
+fn captioned_by(parrot: &Parrot, batch_size: usize) -> Result<CaptioningResults, EvalError> {
+    let samples = [
+        captioned("cat sits on a mat", "cat", &["cat sits on a mat", "something else"]),
+        captioned("no caption", "dog", &[" "]),
+        captioned("dog runs over green grass", "dog", &["dog runs over green grass"]),
+        captioned("bird", "bird", &[]),
+    ];
+    let request = ask(|request| (request.captioning, request.batch_size) = (true, batch_size));
+    let samples = samples.into_iter().map(Ok::<_, Infallible>);
+    Ok(evaluate(parrot, &WordTokenizer, samples, &request, &mut |_| {})?.captioning.unwrap())
+}
+
+#[test]
+fn captions_are_scored_against_all_of_an_images_own() {
+    let right = captioned_by(&Parrot { captions: |key| key.to_owned() }, 64).unwrap();
+    assert_eq!((right.n_images, right.n_references, right.n_without_captions), (2, 3, 2));
+    assert_eq!((right.mean_words, right.distinct_captions, right.generation.as_str()), (5.0, 1.0, "by heart"));
+    assert!(right.bleu.iter().all(|&bleu| close(bleu, 1.0)) && close(right.rouge_l, 1.0), "{right:?}");
+    assert!(right.cider > 4.0, "{right:?}");
+    let same = captioned_by(&Parrot { captions: |_| "zebra".to_owned() }, 64).unwrap();
+    assert!(same.bleu[0] < 1e-6 && same.cider == 0.0 && same.distinct_captions == 0.5);
+    // An empty caption is scored, not refused.
+    assert_eq!(captioned_by(&Parrot { captions: |_| String::new() }, 64).unwrap().rouge_l, 0.0);
+    for batch_size in [1, 2, 3] {
+        assert_eq!(captioned_by(&Parrot { captions: |key| key.to_owned() }, batch_size).unwrap(), right);
+    }
+}
+
+#[test]
+fn captioning_needs_a_captioner_and_a_reference() {
+    let request = ask(|request| request.captioning = true);
+    let error = run(&PixelReader::new(0), mixed_samples(), &request).unwrap_err();
+    assert!(matches!(error, EvalError::NoCaptioner), "{error}");
+    let samples = [captioned("a", "cat", &[])].into_iter().map(Ok::<_, Infallible>);
+    let parrot = Parrot { captions: |key| key.to_owned() };
+    let error = evaluate(&parrot, &WordTokenizer, samples, &request, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("captioning has nothing to evaluate"), "{error}");
+}

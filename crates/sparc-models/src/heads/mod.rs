@@ -1,11 +1,13 @@
 //! What objectives bring along beside the towers and adapters.
 
+mod attentional_pooler;
 mod learned_scalar;
 mod mutual_attention;
 mod prompter;
 mod residual_branch;
 mod roi_align;
 
+pub use attentional_pooler::{AttentionalPooler, Pooler};
 pub use learned_scalar::LearnedScalar;
 pub use mutual_attention::MutualAttention;
 pub use prompter::{BoxRegressor, PromptedImages, Prompter};

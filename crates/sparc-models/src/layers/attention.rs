@@ -1,11 +1,11 @@
 //! Multi-head self- and cross-attention (Vaswani et al. 2017) through LibTorch's fused kernel.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::Linear;
 use crate::{Init, ParameterBuilder, TowerShape};
 
-// Dimension letters: b batch, l tokens, q queries, x context, w width, c context width, h heads.
+// Dimension letters: b batch, l tokens, q queries, x context, w width, c context width, h heads, d width of a head.
 
 /// Self-attention with one joint projection for queries, keys and values.
 #[derive(Debug)]
@@ -30,10 +30,27 @@ impl SelfAttention {
         }
     }
 
-    /// `[B, L, W]` → `[B, L, W]`; `mask` is what [`key_mask`] gives, or none.
+    /// `[B, L, W]` → `[B, L, W]`; `mask` is what [`key_mask`] or [`causal_mask`] gives, or none.
     pub fn forward(&self, x_blw: &Tensor, mask: Option<&Tensor>) -> Tensor {
-        let [query, key, value] = self.project(x_blw);
-        self.project_back(&Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false))
+        let [query, key_bhxd, value_bhxd] = self.project(x_blw);
+        self.project_back(&KeyValues { key_bhxd, value_bhxd }.attend(&query, mask))
+    }
+
+    /// The last token's part of a causal [`SelfAttention::forward`]: `[B, 1, W]` → `[B, 1, W]`. `past` holds what
+    /// the tokens before it have left there, and this one's own afterwards.
+    pub fn forward_step(&self, x_b1w: &Tensor, past: &mut Option<KeyValues>) -> Tensor {
+        let [query, key_bhxd, value_bhxd] = self.project(x_b1w);
+        let own = KeyValues { key_bhxd, value_bhxd };
+        let keys = match past.take() {
+            None => own,
+            Some(past) => KeyValues {
+                key_bhxd: Tensor::cat(&[past.key_bhxd, own.key_bhxd], 2),
+                value_bhxd: Tensor::cat(&[past.value_bhxd, own.value_bhxd], 2),
+            },
+        };
+        let output = self.project_back(&keys.attend(&query, None));
+        *past = Some(keys);
+        output
     }
 
     /// Queries, keys and values of `[B, L, W]`, each `[B, H, L, W / H]`.
@@ -61,6 +78,25 @@ impl SelfAttention {
     }
 }
 
+/// What attention looks at, head by head.
+#[derive(Debug)]
+pub struct KeyValues {
+    key_bhxd: Tensor,
+    value_bhxd: Tensor,
+}
+
+impl KeyValues {
+    /// The same of these rows of the batch, `[R]`.
+    pub fn select(&self, rows: &Tensor) -> KeyValues {
+        KeyValues { key_bhxd: self.key_bhxd.index_select(0, rows), value_bhxd: self.value_bhxd.index_select(0, rows) }
+    }
+
+    fn attend(&self, query_bhqd: &Tensor, mask: Option<&Tensor>) -> Tensor {
+        let (key, value) = (&self.key_bhxd, &self.value_bhxd);
+        Tensor::scaled_dot_product_attention(query_bhqd, key, value, mask, 0.0, false, None, false)
+    }
+}
+
 /// Attention of one sequence to another, each through projections of its own.
 #[derive(Debug)]
 pub struct CrossAttention {
@@ -81,14 +117,33 @@ impl CrossAttention {
         width: i64,
         heads: i64,
     ) -> CrossAttention {
+        let output_deviation = (width as f64).powf(-0.5);
+        CrossAttention::with_output(builder, (query_width, context_width), (width, heads), output_deviation)
+    }
+
+    /// Attention of a stream of `shape` to a context, to be added to the stream: the output starts smaller by
+    /// √(2 · depth), as that of [`SelfAttention`].
+    pub fn residual(builder: &ParameterBuilder, shape: TowerShape, context_width: i64) -> CrossAttention {
+        let TowerShape { width, depth, heads } = shape;
+        let output_deviation = (width as f64).powf(-0.5) * (2.0 * depth as f64).powf(-0.5);
+        CrossAttention::with_output(builder, (width, context_width), (width, heads), output_deviation)
+    }
+
+    fn with_output(
+        builder: &ParameterBuilder,
+        (query_width, context_width): (i64, i64),
+        (width, heads): (i64, i64),
+        output_deviation: f64,
+    ) -> CrossAttention {
         assert!(width % heads == 0, "width {width} cannot be split into {heads} heads");
-        let linear = |name: &str, inputs: i64, outputs: i64| {
-            Linear::new(&builder.under(name), inputs, outputs, true, Init::Normal((inputs as f64).powf(-0.5)))
+        let linear = |name: &str, inputs: i64, outputs: i64, deviation: f64| {
+            Linear::new(&builder.under(name), inputs, outputs, true, Init::Normal(deviation))
         };
+        let deviation = |inputs: i64| (inputs as f64).powf(-0.5);
         CrossAttention {
-            query: linear("query", query_width, width),
-            key_value: linear("key_value", context_width, 2 * width),
-            output: linear("out", width, query_width),
+            query: linear("query", query_width, width, deviation(query_width)),
+            key_value: linear("key_value", context_width, 2 * width, deviation(context_width)),
+            output: linear("out", width, query_width, output_deviation),
             width,
             heads,
         }
@@ -96,13 +151,22 @@ impl CrossAttention {
 
     /// `[B, Q, W]` and `[B, X, C]` → `[B, Q, W]`; `mask` of the context is what [`key_mask`] gives, or none.
     pub fn forward(&self, queries_bqw: &Tensor, context_bxc: &Tensor, mask: Option<&Tensor>) -> Tensor {
-        let (b, q, _) = queries_bqw.size3().expect("queries are [B, Q, W]");
-        let x = context_bxc.size()[1];
+        self.attend(queries_bqw, &self.key_values(context_bxc), mask)
+    }
+
+    /// What queries look at in a context `[B, X, C]`: computed once, for any number of them.
+    pub fn key_values(&self, context_bxc: &Tensor) -> KeyValues {
+        let (b, x, _) = context_bxc.size3().expect("the context is [B, X, C]");
         let head = self.width / self.heads;
-        let query = self.query.forward(queries_bqw).view([b, q, self.heads, head]).transpose(1, 2);
         let key_value = self.key_value.forward(context_bxc).view([b, x, 2, self.heads, head]).permute([2, 0, 3, 1, 4]);
-        let (key, value) = (key_value.get(0), key_value.get(1));
-        let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, false, None, false);
+        KeyValues { key_bhxd: key_value.get(0), value_bhxd: key_value.get(1) }
+    }
+
+    /// [`CrossAttention::forward`] to a context that [`CrossAttention::key_values`] was given.
+    pub fn attend(&self, queries_bqw: &Tensor, context: &KeyValues, mask: Option<&Tensor>) -> Tensor {
+        let (b, q, _) = queries_bqw.size3().expect("queries are [B, Q, W]");
+        let query = self.query.forward(queries_bqw).view([b, q, self.heads, self.width / self.heads]).transpose(1, 2);
+        let mixed = context.attend(&query, mask);
         self.output.forward(&mixed.transpose(1, 2).reshape([b, q, self.width]))
     }
 }
@@ -119,12 +183,15 @@ pub fn key_mask(mask_bl: &Tensor) -> Tensor {
     mask.unsqueeze(1).unsqueeze(1)
 }
 
+/// Attention mask `[L, L]` that hides from each token those after it.
+pub fn causal_mask(length: i64, device: Device) -> Tensor {
+    Tensor::ones([length, length], (Kind::Bool, device)).tril(0)
+}
+
 #[cfg(test)]
 mod tests {
-    use sparc_testing::{assert_close, cube, random, rows, values};
-    use tch::{Device, Kind, Tensor};
-
     use super::*;
+    use sparc_testing::{assert_close, cube, random, rows, values};
 
     /// Attention of one sample in scalar loops, from Vaswani et al.'s equation 1.
     fn reference(x: &[Vec<f64>], parameters: &crate::Parameters, heads: usize, visible: &[bool]) -> Vec<Vec<f64>> {

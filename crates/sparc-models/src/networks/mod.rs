@@ -1,5 +1,9 @@
 //! Networks: which modules run for a family of objectives, and which tensors come out.
 
+mod coca;
 mod dual_encoder;
+mod network;
 
+pub use coca::{CaptionerConfig, Coca, CocaConfig, ImageTokens};
 pub use dual_encoder::{DualEncoder, DualEncoderConfig, RegionView, SpecialTokens};
+pub use network::{Network, NetworkConfig};

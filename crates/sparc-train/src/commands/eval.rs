@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use sparc_core::{PairScore, PatchPath};
+use sparc_core::{Encoder, EvalSample, PairScore, PatchPath};
 use sparc_data::EvalSet;
+use sparc_data::shapes::{Judge, Tally};
 use sparc_data::shards::expand_shards;
 use sparc_data::skips::SkipCounts;
 use sparc_data::transform::ResizeMode;
 use sparc_eval::report::{MetricRow, text_table};
 use sparc_eval::tasks::{
-    ClassSet, EvalRequest, EvalResults, Progress, RegionArm, RegionsRequest, SegmentationClasses, evaluate,
+    ClassSet, EvalRequest, EvalResults, ImageCaption, Progress, RegionArm, RegionsRequest, SegmentationClasses, evaluate,
 };
+use sparc_train::CaptionerLosses;
+use sparc_train::captioning::{CaptionSettings, Captioner};
 use sparc_train::evaluation::Trained;
 use sparc_train::progress::bar;
 
@@ -44,6 +47,9 @@ pub struct EvalArguments {
     /// How images become squares [default: as in the run's training]
     #[arg(long, value_enum)]
     resize: Option<Resize>,
+    /// How captions are made, as `sparc caption --set` (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    caption: Vec<String>,
 }
 
 /// A kind of evaluation.
@@ -59,6 +65,10 @@ pub enum Task {
     Grounding,
     /// Recognition, retrieval, choice and grounding of regions
     Regions,
+    /// Captions of a captioner against those of people: BLEU, ROUGE-L, CIDEr
+    Captioning,
+    /// A captioner's losses: with and without its mask, with the image's text and with another's
+    Losses,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -98,9 +108,22 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         Some(Resize::CenterCrop) => ResizeMode::CenterCrop,
         Some(Resize::Pad) => ResizeMode::Pad,
     };
-    let (results, skips) = run(&trained, shards, resize, &request)?;
+    let settings = CaptionSettings::parse(&arguments.caption)?;
+    let judge = shards.first().and_then(|shard| Judge::of(shard.parent()?));
+    let losses = if arguments.task.contains(&Task::Losses) { losses(&trained, &shards, resize)? } else { Vec::new() };
+    let (results, skips) = if arguments.task.iter().all(|task| *task == Task::Losses) {
+        (None, SkipCounts::default())
+    } else {
+        let (results, skips) = run(&trained, shards, resize, &request, settings)?;
+        (Some(results), skips)
+    };
+    let mut metrics = results.as_ref().map(EvalResults::flatten).unwrap_or_default();
+    metrics.extend(losses.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    if let (Some(captioning), Some(judge)) = (results.as_ref().and_then(|results| results.captioning.as_ref()), judge) {
+        metrics.extend(judged(&judge, &captioning.captions).map(|(key, value)| (key.to_owned(), value)));
+    }
     let rows: Vec<MetricRow> =
-        results.flatten().into_iter().map(|(key, value)| MetricRow::new(key, vec![Some(value)])).collect();
+        metrics.iter().map(|(key, value)| MetricRow::new(key.clone(), vec![Some(*value)])).collect();
     let name = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
     print!("{}", text_table(&[name], &rows));
     if let Some(path) = &arguments.json {
@@ -111,13 +134,46 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
             "data": arguments.data,
             "resize": resize,
             "skipped": skips.iter().map(|(reason, count)| (reason.to_string(), count.into())).collect::<serde_json::Map<_, _>>(),
-            "metrics": results.flatten().into_iter().map(|(key, value)| (key, value.into())).collect::<serde_json::Map<_, _>>(),
+            "metrics": metrics.into_iter().map(|(key, value)| (key, value.into())).collect::<serde_json::Map<_, _>>(),
             "results": results,
         });
         let text = serde_json::to_string_pretty(&document)?;
         sparc_data::shard_writer::write_file_atomically(path, text.as_bytes())?;
     }
     Ok(())
+}
+
+/// A captioner's losses on samples with captions.
+fn losses(trained: &Trained, shards: &[PathBuf], resize: ResizeMode) -> anyhow::Result<Vec<(&'static str, f64)>> {
+    const BATCH: usize = 64;
+    let bar = bar(0, "{spinner} losses of {pos} images");
+    let set = EvalSet::new(shards.to_vec(), trained.plan.config.model.image.image_size as u32, resize);
+    let mut samples = set.filter(|sample| sample.as_ref().map_or(true, |sample| !sample.captions.is_empty()));
+    let mut sums = CaptionerLosses::default();
+    loop {
+        let batch: Vec<EvalSample> = samples.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+        // Of a single image there is no other's text.
+        if batch.len() < 2 {
+            break;
+        }
+        sums.add(trained, &batch)?;
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    let metrics = sums.metrics();
+    ensure!(!metrics.is_empty(), "losses need at least two images with captions");
+    Ok(metrics)
+}
+
+/// What captions say of scenes of Shapes; and `shapes_true_of_another`, how many would be true of the next image's.
+fn judged(judge: &Judge, captions: &[ImageCaption]) -> impl Iterator<Item = (&'static str, f64)> {
+    let (mut own, mut other) = (Tally::default(), Tally::default());
+    for (image, next) in captions.iter().zip(captions.iter().cycle().skip(1)) {
+        judge.judge(&image.key, &image.caption).iter().for_each(|verdict| own.add(verdict));
+        judge.judge(&next.key, &image.caption).iter().for_each(|verdict| other.add(verdict));
+    }
+    let elsewhere = other.metrics().into_iter().filter(|(key, _)| *key == "shapes_true");
+    own.metrics().into_iter().chain(elsewhere.map(|(_, value)| ("shapes_true_of_another", value)))
 }
 
 /// The request for these tasks, with class names from the given files or from beside the shards.
@@ -135,6 +191,9 @@ pub fn request(
             Task::Regions => {
                 request.regions = Some(RegionsRequest { arms: RegionArm::ALL.to_vec(), classes: None });
             }
+            Task::Captioning => request.captioning = true,
+            // Read by `losses` below: the tasks of sparc-eval see embeddings and captions alone.
+            Task::Losses => {}
             Task::Classification => {
                 let (path, text) = class_file(shards, classes, "classes.json", "--classes")?;
                 let parsed = ClassSet::from_json(&text);
@@ -167,6 +226,7 @@ pub fn run(
     shards: Vec<PathBuf>,
     resize: ResizeMode,
     request: &EvalRequest,
+    captions: CaptionSettings,
 ) -> anyhow::Result<(EvalResults, SkipCounts)> {
     // Pairs are compared as the run's objective compared them.
     let objective = &trained.plan.config.objective;
@@ -179,7 +239,9 @@ pub fn run(
     }
     let bar = bar(0, "{spinner} {msg}");
     let mut set = EvalSet::new(shards, trained.plan.config.model.image.image_size as u32, resize);
-    let results = evaluate(&trained.network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {
+    let captioner = request.captioning.then(|| Captioner::new(trained, captions)).transpose()?;
+    let network: &dyn Encoder = captioner.as_ref().map_or(&trained.network, |captioner| captioner);
+    let results = evaluate(network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {
         bar.set_message(match progress {
             Progress::Classes { n_done, n_classes } => format!("{n_done}/{n_classes} class names"),
             Progress::Images { n_done } => format!("{n_done} images"),

@@ -5,8 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use image::RgbImage;
-use sparc_eval::draw::{AlignmentSheet, RegionSheet, TokenHeatmap, alignment_sheet, region_sheet};
+use sparc_data::pixels::denormalize;
+use sparc_eval::draw::{
+    AlignmentSheet, MaskingSheet, RegionSheet, TokenHeatmap, alignment_sheet, masking_sheet, region_sheet,
+};
 use sparc_train::evaluation::Trained;
+use sparc_train::masked_view;
+use sparc_train::objective::Objective;
+use sparc_train::regions::Seen;
 
 use super::embed::read_image;
 
@@ -33,19 +39,20 @@ pub struct InspectArguments {
 
 pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let trained = Trained::load(&arguments.checkpoint)?;
-    let image = read_image(&arguments.image)?;
+    let seen = trained.see(read_image(&arguments.image)?);
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
-    let sheet = match &arguments.text {
-        Some(text) => alignment(&trained, image, text, title),
-        None => regions(&trained, image, arguments, title)?,
+    let sheet = match (&arguments.text, &trained.plan.config.objective) {
+        (Some(text), Objective::Sycoca(_)) => masks(&trained, seen, text, title)?,
+        (Some(text), _) => alignment(&trained, seen, text, title),
+        (None, _) => regions(&trained, seen, arguments, title)?,
     };
     save_png(&sheet, &arguments.out)?;
     println!("{}", arguments.out.display());
     Ok(())
 }
 
-fn alignment(trained: &Trained, image: RgbImage, text: &str, title: String) -> RgbImage {
-    let seen = trained.see(image);
+/// Which patches each token is grouped with.
+fn alignment(trained: &Trained, seen: Seen, text: &str, title: String) -> RgbImage {
     let alignment = trained.align(&seen.input_chw, text);
     alignment_sheet(&AlignmentSheet {
         image: seen.pixels,
@@ -56,13 +63,8 @@ fn alignment(trained: &Trained, image: RgbImage, text: &str, title: String) -> R
     })
 }
 
-fn regions(
-    trained: &Trained,
-    image: RgbImage,
-    arguments: &InspectArguments,
-    title: String,
-) -> anyhow::Result<RgbImage> {
-    let seen = trained.see(image);
+/// What is in boxes, and where phrases are.
+fn regions(trained: &Trained, seen: Seen, arguments: &InspectArguments, title: String) -> anyhow::Result<RgbImage> {
     let boxes: Vec<[f32; 4]> = arguments
         .boxes
         .iter()
@@ -89,6 +91,26 @@ fn parse_box(text: &str) -> Result<[f32; 4], String> {
         }
         _ => Err("expected x0,y0,x1,y1 in [0, 1], with x0 < x1 and y0 < y1".into()),
     }
+}
+
+/// What SyCoCa's caption makes each decoder see, and what is rebuilt.
+fn masks(trained: &Trained, seen: Seen, text: &str, title: String) -> anyhow::Result<RgbImage> {
+    let view = masked_view(trained, &seen.input_chw, text)?;
+    let (width, height) = seen.pixels.dimensions();
+    let rebuilt = view.rebuilt_chw.map(|rebuilt_chw| {
+        let values = Vec::<f32>::try_from(rebuilt_chw.contiguous().view([-1]))?;
+        RgbImage::from_raw(width, height, denormalize(&values)).context("the rebuilt image has the input's size")
+    });
+    Ok(masking_sheet(&MaskingSheet {
+        image: seen.pixels,
+        caption: text.to_owned(),
+        grid: (view.grid.height as usize, view.grid.width as usize),
+        scores: view.scores,
+        hidden_from_captioner: view.hidden_from_captioner,
+        hidden_from_decoder: view.hidden_from_decoder,
+        rebuilt: rebuilt.transpose()?,
+        title,
+    }))
 }
 
 fn save_png(image: &RgbImage, path: &Path) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! The subcommands of `sparc`, one file each.
 
+mod caption;
 mod embed;
 mod eval;
 mod inspect;
@@ -17,13 +18,16 @@ pub enum Command {
     Train(train::TrainArguments),
     /// Check a configuration file and print what it leads to, without training
     Plan(train::PlanArguments),
-    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding, regions
+    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding, regions, captioning
     Eval(eval::EvalArguments),
     /// Embed an image and regions of it
     Embed(embed::EmbedArguments),
     /// Find phrases in an image: a box for each, as JSON
     Ground(embed::GroundArguments),
-    /// Draw which patches each token of a text is grouped with, or what is in boxes and where phrases are
+    /// Write captions for images or shards
+    Caption(caption::CaptionArguments),
+    /// Draw which patches each token of a text is grouped with; of SyCoCa, its masks and what it rebuilds; of CLOC,
+    /// what is in boxes and where phrases are
     Inspect(inspect::InspectArguments),
     /// Compare runs on a data set: a table, summary.json and report.html
     Report(report::ReportArguments),
@@ -44,6 +48,7 @@ impl Command {
             Command::Eval(arguments) => eval::eval(&arguments),
             Command::Embed(arguments) => embed::embed(&arguments),
             Command::Ground(arguments) => embed::ground(&arguments),
+            Command::Caption(arguments) => caption::caption(&arguments),
             Command::Inspect(arguments) => inspect::inspect(&arguments),
             Command::Report(arguments) => report::report(&arguments),
             Command::Shards(command) => shards::run(&command),

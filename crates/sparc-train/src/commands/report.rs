@@ -16,6 +16,7 @@ use sparc_eval::report::{
     write_summary,
 };
 use sparc_eval::tasks::EvalResults;
+use sparc_train::captioning::CaptionSettings;
 use sparc_train::evaluation::Trained;
 use sparc_train::metrics_log::read_metrics;
 
@@ -54,6 +55,7 @@ struct Method {
 pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     let started = arguments.started.map_or_else(now, |seconds| seconds as f64);
+    ensure!(!arguments.task.contains(&Task::Losses), "--task losses is one of `sparc eval` alone");
     let shards = expand_shards(&arguments.data)?;
     let mut runs: Vec<(String, Trained)> = Vec::new();
     for run_argument in &arguments.run {
@@ -66,7 +68,8 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
     let mut methods = Vec::new();
     for (name, trained) in runs {
         let request = request(&arguments.task, &shards, None, None)?;
-        let (results, _) = run(&trained, shards.clone(), trained.plan.config.data.resize, &request)?;
+        let (results, _) =
+            run(&trained, shards.clone(), trained.plan.config.data.resize, &request, CaptionSettings::default())?;
         methods.push(Method { name, trained, results });
     }
     let data = ReportData {

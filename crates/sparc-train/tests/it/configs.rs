@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sparc_train::captioners;
 use sparc_train::config::RunConfig;
 
 fn configs(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -29,6 +30,7 @@ fn every_config_parses() {
         config.objective.validate().unwrap();
         config.optimizer.validate(config.train.steps).unwrap();
         config.model.image.validate().unwrap();
+        captioners::check(&config).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
     }
 }
 
@@ -87,5 +89,22 @@ fn ablations_of_cloc_differ_by_what_they_leave_out() {
             *theirs = ours.clone();
         }
         assert_eq!(ablation, whole, "{name}");
+    }
+}
+
+#[test]
+fn the_captioners_differ_by_their_objective_and_their_decoder_alone() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(folder.join(path)).unwrap();
+        RunConfig::parse(&text, &[], &|_| Some("data".into())).unwrap()
+    };
+    let arms = ["itc", "coca", "masked_caption", "mim_random", "mim_attentive", "tgmim_random"];
+    let arms = arms.map(|arm| ("shapes_nano", format!("table5_{arm}")));
+    let whole = ["shapes_nano", "photos_nano", "cc3m", "cc12m"].map(|name| (name, name.to_owned()));
+    for (coca, sycoca) in arms.into_iter().chain(whole) {
+        let (coca, mut sycoca) = (read(&format!("coca/{coca}.yaml")), read(&format!("sycoca/{sycoca}.yaml")));
+        sycoca.model.captioner.as_mut().unwrap().image_decoder = None;
+        assert_eq!(RunConfig { output: coca.output.clone(), objective: coca.objective.clone(), ..sycoca }, coca);
     }
 }

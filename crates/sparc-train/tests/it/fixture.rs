@@ -96,4 +96,20 @@ impl Fixture {
             })
             .collect()
     }
+
+    /// The data of the first `.jpg` member of a tar.
+    pub fn first_jpeg(&self, tar: &str) -> Vec<u8> {
+        let tar = std::fs::read(self.path(tar)).unwrap();
+        let mut place = 0;
+        loop {
+            let header = &tar[place..place + 512];
+            let name = String::from_utf8_lossy(&header[..100]);
+            let digits = std::str::from_utf8(&header[124..135]).unwrap();
+            let size = usize::from_str_radix(digits.trim(), 8).unwrap();
+            if name.trim_end_matches('\0').ends_with(".jpg") {
+                return tar[place + 512..place + 512 + size].to_vec();
+            }
+            place += 512 + size.next_multiple_of(512);
+        }
+    }
 }

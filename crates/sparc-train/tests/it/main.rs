@@ -1,6 +1,7 @@
 //! Tests of the binary as a user runs it.
 
 mod bad_input;
+mod captions;
 mod configs;
 mod fixture;
 mod objectives;

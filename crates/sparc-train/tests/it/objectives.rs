@@ -47,35 +47,122 @@ const OBJECTIVES: [(&str, &str); 11] = [
     ),
 ];
 
+/// What makes a captioner of the example's network.
+pub const CAPTIONER: [&str; 4] = [
+    "model.dense_layer=false",
+    "model.image.pool=cls",
+    "model.special_tokens=exclude",
+    "model.captioner={pooler: none, text_decoder_layers: 2, mlps: two, tie_vocabulary: false, \
+     class_token_in_memory: false, image_decoder: {layers: 1, positions: sin_cos, reads_text: true, \
+     reads_class_token: false}}",
+];
+
+const COCA: &str = "objective={coca: {lambda_contrastive: 1.0, lambda_caption: 2.0, normalisation: open_clip}}";
+
+/// SyCoCa with the paper's values.
+pub const SYCOCA: &str = "objective={sycoca: {lambda_contrastive: 1.0, lambda_caption: 2.0, lambda_reconstruction: 1.0, \
+    normalisation: open_clip, caption_mask: attentive, caption_mask_ratio: 0.5, reconstruction_mask: attentive, \
+    reconstruction_mask_ratio: 0.5, mask_site: latent, mask_warmup_steps: 0, full_image_probability: 0.0, \
+    similarity: projected, target: patch_norm, distance: l2, detach_text: false}}";
+
+/// Captioners, each as the settings that differ, with a term that they must log.
+const CAPTIONERS: [(&[&str], &str); 4] = [
+    (&[COCA], "loss_caption"),
+    (
+        &[
+            COCA,
+            "model.image.pool=average",
+            "model.captioner.pooler={cascade: {queries: 5}}",
+            "model.captioner.mlps=one",
+        ],
+        "caption_accuracy",
+    ),
+    (&[SYCOCA], "loss_reconstruction"),
+    // Draws of masks and of whole images resume as well.
+    (
+        &[
+            SYCOCA,
+            "objective.sycoca.mask_site=input",
+            "objective.sycoca.mask_warmup_steps=4",
+            "objective.sycoca.full_image_probability=0.5",
+            "objective.sycoca.similarity=raw",
+            "model.captioner.class_token_in_memory=true",
+            "model.captioner.image_decoder.positions=learned",
+        ],
+        "patch_score_range",
+    ),
+];
+
 #[test]
 fn every_objective_trains_and_resumes() {
     let fixture = Fixture::new();
     for (index, (objective, term)) in OBJECTIVES.into_iter().enumerate() {
+        // Regions are read by those that learn from them.
+        let regions = objective.contains("cloc").then_some("data.regions={max: 3, context_length: 12}");
         let objective = format!("objective={objective}");
-        let (whole, parts) = (format!("output=whole-{index}"), format!("output=parts-{index}"));
-        // The regions are read by those that learn from them.
-        let regions: &[&str] =
-            if objective.contains("cloc") { &["--set", "data.regions={max: 3, context_length: 12}"] } else { &[] };
-        let train = |more: &[&str]| {
-            let arguments = ["train", "run.yaml", "--set", &objective, "--set", "train.checkpoint_every=3"];
-            let arguments = [&arguments[..], regions].concat();
-            fixture.succeed(&[&arguments[..], more].concat());
-        };
-        train(&["--set", &whole]);
-        train(&["--set", &parts]);
-        // Back to the third step, and on from there.
-        let checkpoint = format!("parts-{index}/checkpoints/step_3");
-        train(&["--set", &parts, "--resume", &checkpoint]);
-        let log = |run: &str| std::fs::read_to_string(fixture.path(format!("{run}-{index}/metrics.jsonl"))).unwrap();
-        let lines = |run: &str| -> Vec<serde_json::Value> {
-            log(run).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-        };
-        let (whole, parts) = (lines("whole"), lines("parts"));
-        assert_eq!((whole.len(), parts.len()), (6, 6), "{objective}");
-        for (whole, parts) in whole.iter().zip(&parts) {
-            assert!(whole[term].is_number(), "{objective}: no {term} in {whole}");
-            assert_eq!(whole["loss"], parts["loss"], "{objective}");
-            assert_eq!(whole["grad_norm"], parts["grad_norm"], "{objective}");
-        }
+        let settings: Vec<&str> = std::iter::once(objective.as_str()).chain(regions).collect();
+        trains_and_resumes(&fixture, &index.to_string(), &settings, term);
+    }
+}
+
+#[test]
+fn every_captioner_trains_and_resumes() {
+    let fixture = Fixture::new();
+    for (index, (settings, term)) in CAPTIONERS.into_iter().enumerate() {
+        trains_and_resumes(&fixture, &format!("captioner-{index}"), &[&CAPTIONER[..], settings].concat(), term);
+    }
+}
+
+#[test]
+fn objectives_and_decoders_that_do_not_fit_are_refused() {
+    let fixture = Fixture::new();
+    let plan = |settings: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        fixture.fail(&["plan", "run.yaml"].into_iter().chain(settings).collect::<Vec<_>>())
+    };
+    let with = |settings: &[&'static str]| plan(&[&CAPTIONER[..], settings].concat());
+    for (message, expected) in [
+        (plan(&[COCA]), "objective.coca trains a captioner: give its decoders with model.captioner"),
+        (with(&[]), "model.captioner: objective.sparc has no use for decoders"),
+        (with(&[COCA, "model.dense_layer=true"]), "model.dense_layer must be false"),
+        (with(&[SYCOCA, "model.captioner.image_decoder=null"]), "give model.captioner.image_decoder"),
+        (
+            with(&[SYCOCA, "model.image.pool=average", "model.captioner.pooler={parallel: {queries: 4}}"]),
+            "objective.sycoca.caption_mask",
+        ),
+        (with(&[SYCOCA, "objective.sycoca.similarity=raw", "model.text.size=ti"]), "widths 128 and 192 differ"),
+        (with(&[SYCOCA, "objective.sycoca.caption_mask_ratio=1"]), "objective.sycoca.caption_mask_ratio"),
+        (with(&[COCA, "model.captioner.text_decoder_layers=0"]), "captioner.text_decoder_layers must be at least 1"),
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+fn trains_and_resumes(fixture: &Fixture, name: &str, settings: &[&str], term: &str) {
+    let (whole, parts) = (format!("output=whole-{name}"), format!("output=parts-{name}"));
+    let train = |more: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let arguments = ["train", "run.yaml", "--set", "train.checkpoint_every=3"].into_iter().chain(settings);
+        fixture.succeed(&arguments.chain(more.iter().copied()).collect::<Vec<_>>());
+    };
+    train(&["--set", &whole]);
+    train(&["--set", &parts]);
+    // Back to the third step, and on from there.
+    let checkpoint = format!("parts-{name}/checkpoints/step_3");
+    train(&["--set", &parts, "--resume", &checkpoint]);
+    let log = |run: &str| std::fs::read_to_string(fixture.path(format!("{run}-{name}/metrics.jsonl"))).unwrap();
+    let lines = |run: &str| -> Vec<serde_json::Value> {
+        log(run).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (whole, parts) = (lines("whole"), lines("parts"));
+    assert_eq!((whole.len(), parts.len()), (6, 6), "{settings:?}");
+    for (whole, parts) in whole.iter().zip(&parts) {
+        assert!(whole[term].is_number(), "{settings:?}: no {term} in {whole}");
+        assert_eq!(whole["loss"], parts["loss"], "{settings:?}");
+        assert_eq!(whole["grad_norm"], parts["grad_norm"], "{settings:?}");
+    }
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let of = |run: &str| fixture.checkpoint(&format!("{run}-{name}"), 6, file);
+        assert!(of("whole") == of("parts"), "{settings:?}: {file} differs");
     }
 }

@@ -16,8 +16,7 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     }
     assert_eq!(results["metrics"]["n_images"], 24.0);
 
-    std::fs::write(fixture.path("x.jpg"), first_jpeg(&std::fs::read(fixture.path("data/test-00000.tar")).unwrap()))
-        .unwrap();
+    std::fs::write(fixture.path("x.jpg"), fixture.first_jpeg("data/test-00000.tar")).unwrap();
     fixture.succeed(&["inspect", "run", "--image", "x.jpg", "--text", "a red circle", "--out", "sheet.png"]);
     assert!(image::open(fixture.path("sheet.png")).unwrap().width() > 100);
 

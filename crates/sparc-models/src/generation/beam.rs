@@ -120,12 +120,12 @@ impl Search<'_> {
     /// Grows an image's beams; gives the beam that each new one goes on from.
     fn advance(&self, image: &mut Image, candidates: Vec<Candidate>) -> Vec<usize> {
         let (mut beams, mut from) = (Vec::new(), Vec::new());
-        for (rank, candidate) in candidates.into_iter().enumerate() {
+        for (better, candidate) in candidates.into_iter().enumerate() {
             let mut ids = image.beams[candidate.beam].ids.clone();
             let log_probability = candidate.log_probability;
             if candidate.token == self.ends.end {
                 // An end that is not among the width best is not worth a text.
-                if rank < self.width {
+                if better < self.width {
                     self.end(&mut image.ended, GeneratedText { ids, log_probability, ended: true });
                 }
             } else if beams.len() < self.width {

@@ -4,5 +4,6 @@ mod bad_input;
 mod configs;
 mod fixture;
 mod objectives;
+mod order;
 mod resume;
 mod tasks;

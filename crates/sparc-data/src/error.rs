@@ -31,6 +31,51 @@ pub enum Error {
         /// The system's reason.
         reason: std::io::Error,
     },
+    /// A source that stopped giving bytes.
+    #[error("{shard}: {reason}; what has been read so far is whole, and a resume goes on from the last checkpoint")]
+    Read {
+        /// The shard.
+        shard: String,
+        /// What the disk, server or command said.
+        reason: String,
+    },
+    /// An index that names other members than the shard has.
+    #[error(
+        "the index {index} does not fit its shard ({reason}); write it again with `sparc shards index`, or delete it"
+    )]
+    StaleIndex {
+        /// The index.
+        index: String,
+        /// What differs.
+        reason: String,
+    },
+    /// A shard that cannot be indexed.
+    #[error("{shard} cannot be indexed: {reason}")]
+    Index {
+        /// The shard.
+        shard: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A table that cannot be used.
+    #[error("table {path}: {reason}", path = path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Data sets that cannot be mixed, or a share that there is not.
+    #[error("{0}")]
+    Order(String),
+    /// A data set of a mixture without a single usable sample.
+    #[error("data set {set} of the mixture has no usable sample ({skips})")]
+    EmptySet {
+        /// Its number, from 0.
+        set: usize,
+        /// What was left out.
+        skips: SkipCounts,
+    },
     /// A tokenizer file that cannot be used.
     #[error("tokenizer {path}: {reason}", path = path.display())]
     Tokenizer {

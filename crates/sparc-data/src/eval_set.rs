@@ -39,7 +39,10 @@ impl EvalSet {
         loop {
             match self.samples.as_mut().and_then(Iterator::next) {
                 Some(Ok(sample)) => return Some(Ok(sample)),
-                Some(Err(skip)) => self.skips.record(&skip),
+                Some(Err(skip)) => match skip.or_fail() {
+                    Ok(skip) => self.skips.record(&skip),
+                    Err(error) => return Some(Err(error)),
+                },
                 None => match ShardSamples::open(&self.shards.next()?) {
                     Ok(samples) => self.samples = Some(samples.keeping(&EVALUATION_MEMBERS)),
                     Err(error) => return Some(Err(error)),
@@ -139,7 +142,7 @@ pub fn read_all_captions(shards: &[PathBuf]) -> Result<(Vec<String>, SkipCounts)
         for sample in ShardSamples::open(shard)?.keeping(&["txt", "json"]) {
             match sample.and_then(|sample| read_captions(&sample, &read_record(&sample)?)) {
                 Ok(found) => captions.extend(found),
-                Err(skip) => skips.record(&skip),
+                Err(skip) => skips.record(&skip.or_fail()?),
             }
         }
     }

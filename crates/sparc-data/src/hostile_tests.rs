@@ -14,6 +14,7 @@ use super::tests::{Data, data, tokenizer};
 use super::*;
 use crate::prepare::read_captions;
 use crate::record::RecordJson;
+use crate::shards::{RawSample, ShardSamples, TRAINING_MEMBERS};
 use crate::skips::SkipReason;
 use crate::transform::Augmentation;
 
@@ -77,7 +78,7 @@ fn loaded(shard: &[u8]) -> (usize, BTreeMap<SkipReason, u64>) {
     let Data { mut config, _folder } = data(Some(vec![]));
     let path = _folder.path().join("hostile.tar");
     std::fs::write(&path, shard).unwrap();
-    config.shards = vec![path];
+    config.data = vec![DataSet::new(vec![path.into()])];
     config.batch_size = 10_000;
     config.max_skipped_share = 1.0;
     config.preparation.augmentation = Augmentation::NONE;
@@ -218,7 +219,7 @@ fn walked(path: &Path, preparation: &Preparation, tokenizers: &Tokenizers) -> (u
         let mut skips = Vec::new();
         match sample.and_then(|sample| {
             assert!(sample.bytes() <= length, "a sample is larger than its shard");
-            prepare(&sample, 0, preparation, tokenizers, &mut skips)
+            prepare(&sample, 0, preparation, tokenizers, &mut skips, &StageTimes::default())
         }) {
             Ok(_) => usable += 1,
             Err(skip) => skips.push(skip),

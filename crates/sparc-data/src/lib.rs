@@ -1,17 +1,23 @@
 //! Image-text shards to batches.
 //!
 //! [`Loader`] makes training batches, [`EvalSet`] annotated samples in order. Both read WebDataset
-//! tars ([`shards`]) in the project's record format ([`record`]); whatever cannot be read is skipped,
+//! tars ([`shards`]) in the project's record format ([`record`]); training reads them from disks, servers
+//! and commands ([`source`]), and mixes data sets ([`DataSpec`]). Whatever cannot be read is skipped,
 //! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set.
 
+mod collator;
+mod data_spec;
 pub mod decode;
 mod directions;
 mod error;
 mod eval_set;
 pub mod geometry;
+mod grouping;
 mod image_set;
+pub mod index;
 mod jpeg;
 mod loader;
+mod order;
 pub mod pixels;
 mod prepare;
 mod random_augment;
@@ -22,14 +28,20 @@ pub mod shapes;
 pub mod shard_writer;
 pub mod shards;
 pub mod skips;
+pub mod source;
+pub mod stages;
+mod table;
 mod tar_members;
 mod tokenizer;
 pub mod transform;
 
+pub use data_spec::{DataSet, DataSpec, SetSpec};
 pub use error::Error;
 pub use eval_set::{EvalSet, read_all_captions};
 pub use image_set::{ImageSample, ImageSet};
-pub use loader::{LoadedBatch, Loader, LoaderConfig, LoaderState};
+pub use loader::{LastBatch, LoadedBatch, Loader, LoaderConfig, Share};
+pub use order::{LoaderState, SetState};
 pub use prepare::{CaptionChoice, Preparation, PreparedSample, Tokenizers};
 pub use regions::{PreparedRegion, RegionSettings};
+pub use table::Columns;
 pub use tokenizer::{TextTokenizer, TokenizedText, TokenizerModel, TokenizerTraining, train_tokenizer};

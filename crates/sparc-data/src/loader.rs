@@ -1,38 +1,44 @@
-//! Shards to training batches: one thread reads and shuffles, several decode, one collates.
+//! Data to training batches: one thread reads in order, several prepare samples, one collates.
 //!
-//! The order of samples is a function of (seed, epoch, shards) alone. The reader numbers samples,
-//! workers prepare them in any order, the collator puts them back in order; a fixed number of samples
-//! is under way at any time, so memory is bounded and nobody waits for ever.
+//! The order is made in `order.rs` and is nobody's business here. The reader numbers samples, workers
+//! prepare them in any order, the collator puts them back in order; a fixed number of samples is under
+//! way at any time, so memory is bounded and nobody waits for ever.
+//!
+//! Several loaders may share one sequence. Each goes through all of it and prepares its own part of every
+//! batch, by the sample's place in the batch: which shard a sample lies in plays no role.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use sparc_core::{Batch, CaptionBatch, seed};
-use tch::Tensor;
+use sparc_core::Batch;
 
+use crate::collator::{Collator, Done, Outcome};
+use crate::data_spec::DataSet;
 use crate::error::Error;
-use crate::prepare::{CaptionChoice, Preparation, PreparedSample, Tokenizers, prepare};
-use crate::regions::{PreparedRegion, collate_regions};
-use crate::shards::{RawSample, ShardSamples, TRAINING_MEMBERS};
+use crate::order::{DrawnSample, LoaderState, Next, Sequence, Shuffle};
+use crate::prepare::{Preparation, Tokenizers, prepare};
 use crate::skips::{Skip, SkipCounts};
+use crate::source::{Fetcher, Patience};
+use crate::stages::{Stage, StageTimes};
 use crate::tokenizer::TextTokenizer;
 
 /// What a loader is made of.
 #[derive(Debug, Clone)]
 pub struct LoaderConfig {
-    /// Shards in their canonical order.
-    pub shards: Vec<PathBuf>,
-    /// Samples in a batch. The incomplete batch at the end of an epoch is dropped: a batch never
-    /// holds one image twice.
+    /// One data set, or several to be mixed by weight.
+    pub data: Vec<DataSet>,
+    /// How patient to be with servers and commands.
+    pub patience: Patience,
+    /// Samples in a batch, those of all shares together.
     pub batch_size: usize,
+    /// Which part of every batch this loader prepares.
+    pub share: Share,
+    /// What becomes of the incomplete batch at the end of an epoch.
+    pub last_batch: LastBatch,
     /// How many encoded samples the shuffle draws from.
     pub shuffle_buffer: usize,
     /// Most bytes of encoded samples that the shuffle holds; it draws from fewer samples where they are
@@ -50,21 +56,54 @@ pub struct LoaderConfig {
     pub preparation: Preparation,
 }
 
-/// Where in the data a run stands: all that resuming needs.
+/// A part of every batch: that of the loader `index` among `of`. Put one after the other, the parts of a
+/// batch are the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Which part, from 0.
+    pub index: usize,
+    /// How many parts; it divides the batch size.
+    pub of: usize,
+}
+
+impl Share {
+    /// All of every batch.
+    pub const WHOLE: Share = Share { index: 0, of: 1 };
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    ///
+    /// Which of them does not fit.
+    fn validate(self, batch_size: usize) -> Result<(), Error> {
+        let Share { index, of } = self;
+        if index >= of {
+            return Err(Error::Order(format!("there is no share {index} of {of}")));
+        }
+        if !batch_size.is_multiple_of(of) {
+            return Err(Error::Order(format!("a batch of {batch_size} samples cannot be divided into {of} shares")));
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the incomplete batch at the end of an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoaderState {
-    /// Epoch of the next sample.
-    pub epoch: u64,
-    /// Samples of that epoch already read, skipped ones included.
-    pub position: u64,
+#[serde(rename_all = "lowercase")]
+pub enum LastBatch {
+    /// It is dropped: a batch never holds one image twice.
+    #[default]
+    Drop,
+    /// The next epoch's first samples fill it up: every sample is used in every epoch.
+    Fill,
 }
 
 /// A batch and the state after it.
 #[derive(Debug)]
 pub struct LoadedBatch {
-    /// The batch, on the CPU.
+    /// This share of the batch, on the CPU.
     pub batch: Batch,
-    /// Where to resume once this batch has been used.
+    /// Where to resume once this batch has been used; the same for all shares.
     pub state: LoaderState,
 }
 
@@ -72,6 +111,7 @@ pub struct LoadedBatch {
 pub struct Loader {
     batches: Receiver<Result<LoadedBatch, Error>>,
     skips: Arc<Mutex<SkipCounts>>,
+    stages: Arc<StageTimes>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -83,83 +123,81 @@ struct Job {
 }
 
 enum Task {
-    Prepare(RawSample),
+    Prepare(DrawnSample, usize),
     Report(Skip),
-    EpochEnds { whole: bool },
-    Fail(Error),
-}
-
-/// What travels from the workers to the collator.
-struct Done {
-    number: u64,
-    state_after: LoaderState,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    Prepared(Box<PreparedSample>, Vec<Skip>),
-    /// With the parts that had been left out before.
-    Skipped(Skip, Vec<Skip>),
-    EpochEnds {
-        whole: bool,
-    },
+    BatchEnds,
+    EpochEnds { set: usize, whole: bool },
     Fail(Error),
 }
 
 impl Loader {
     /// Starts the threads; the first batch is the one after `state`.
     pub fn start(config: LoaderConfig, tokenizer: TextTokenizer, state: LoaderState) -> Loader {
+        let (skips, stages) = (Arc::new(Mutex::new(SkipCounts::default())), Arc::new(StageTimes::default()));
+        let (batch_sender, batches) = bounded(config.prefetch.max(1));
+        let mut loader = Loader { batches, skips, stages, threads: Vec::new() };
+        if let Err(error) = loader.spawn_all(config, tokenizer, &state, &batch_sender) {
+            // The channel holds at least one, and nothing else has been sent.
+            let _ = batch_sender.send(Err(error));
+        }
+        loader
+    }
+
+    fn spawn_all(
+        &mut self,
+        config: LoaderConfig,
+        tokenizer: TextTokenizer,
+        state: &LoaderState,
+        batches: &Sender<Result<LoadedBatch, Error>>,
+    ) -> Result<(), Error> {
+        config.share.validate(config.batch_size)?;
         let workers = config.workers.max(1);
-        let under_way = config.batch_size + 4 * workers;
+        let under_way = config.batch_size / config.share.of + 4 * workers;
         let (ticket_sender, tickets) = bounded(under_way);
         for _ in 0..under_way {
             ticket_sender.send(()).expect("the channel holds that many");
         }
         let (job_sender, jobs) = bounded(under_way);
         let (done_sender, done) = bounded(under_way);
-        let (batch_sender, batches) = bounded(config.prefetch.max(1));
-        let skips = Arc::new(Mutex::new(SkipCounts::default()));
-        let tokenizers = match Tokenizers::new(tokenizer, config.preparation.regions) {
-            Ok(tokenizers) => Arc::new(tokenizers),
-            Err(reason) => {
-                let _ = batch_sender.send(Err(Error::RegionContext(reason)));
-                return Loader { batches, skips, threads: Vec::new() };
-            }
-        };
+        let tokenizers = Tokenizers::new(tokenizer, config.preparation.regions).map_err(Error::RegionContext)?;
+        let tokenizers = Arc::new(tokenizers);
+        let fetcher = Arc::new(Fetcher::new(config.patience));
+        let shuffle = Shuffle { samples: config.shuffle_buffer, bytes: config.shuffle_bytes.unwrap_or(u64::MAX) };
+        let sequence = Sequence::new(&config.data, config.seed, shuffle, fetcher.clone(), self.stages.clone(), state)?;
         let config = Arc::new(config);
 
-        let mut threads = Vec::new();
-        let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name).spawn(body);
-            threads.push(thread.expect("the system can start a thread"));
-        };
-        {
-            let config = config.clone();
-            spawn(
-                "sparc-reader".into(),
-                Box::new(move || Reader { config, tickets, jobs: job_sender, number: 0 }.run(state)),
-            );
-        }
+        let reader = Reader { config: config.clone(), sequence, tickets, jobs: job_sender, number: 0, in_batch: 0 };
+        self.spawn("sparc-reader".into(), move || reader.run());
         for index in 0..workers {
-            let (config, tokenizers) = (config.clone(), tokenizers.clone());
+            let worker = Worker {
+                preparation: config.preparation,
+                tokenizers: tokenizers.clone(),
+                fetcher: fetcher.clone(),
+                stages: self.stages.clone(),
+            };
             let (jobs, done_sender) = (jobs.clone(), done_sender.clone());
-            spawn(
-                format!("sparc-worker-{index}"),
-                Box::new(move || work(&config.preparation, &tokenizers, &jobs, &done_sender)),
-            );
+            self.spawn(format!("sparc-worker-{index}"), move || worker.run(&jobs, &done_sender));
         }
-        drop((jobs, done_sender));
-        {
-            let skips = skips.clone();
-            let collator = Collator { config, tokenizers, skips, tickets: ticket_sender, batches: batch_sender };
-            spawn("sparc-collator".into(), Box::new(move || collator.run(&done)));
-        }
-        Loader { batches, skips, threads }
+        let (skips, stages) = (self.skips.clone(), self.stages.clone());
+        let collator = Collator::new(config, tokenizers, skips, stages, ticket_sender, batches.clone());
+        self.spawn("sparc-collator".into(), move || collator.run(&done));
+        Ok(())
     }
 
-    /// What has been left out so far.
+    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.threads.push(thread.expect("the system can start a thread"));
+    }
+
+    /// What has been left out so far. Of what is wrong with a shard, not with a sample, the first share
+    /// alone keeps count.
     pub fn skips(&self) -> SkipCounts {
         lock(&self.skips).clone()
+    }
+
+    /// How long each stage has taken so far.
+    pub fn stages(&self) -> &StageTimes {
+        &self.stages
     }
 }
 
@@ -168,7 +206,7 @@ impl Iterator for Loader {
 
     fn next(&mut self) -> Option<Self::Item> {
         // The stream is endless; it ends after an error, which has been given out.
-        self.batches.recv().ok()
+        self.stages.time(Stage::Wait, || self.batches.recv().ok())
     }
 }
 
@@ -176,232 +214,124 @@ impl Drop for Loader {
     fn drop(&mut self) {
         // Closing the last channel makes the collator stop, then the workers, then the reader.
         self.batches = bounded(0).1;
+        // One that waits for a server is left behind: it ends with its wait.
+        let deadline = Instant::now() + Duration::from_secs(2);
         for thread in self.threads.drain(..) {
-            // A panic has been reported by `next`, and printed.
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                // A panic has been reported by `next`, and printed.
+                let _ = thread.join();
+            }
         }
     }
 }
 
-fn lock(skips: &Mutex<SkipCounts>) -> MutexGuard<'_, SkipCounts> {
+pub(crate) fn lock(skips: &Mutex<SkipCounts>) -> MutexGuard<'_, SkipCounts> {
     skips.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The far end has been dropped: the loader is shutting down.
 struct Closed;
 
-/// Reads shards epoch after epoch and hands out numbered samples in shuffled order.
+/// Goes through the sequence and hands out what is this share's, numbered.
 struct Reader {
     config: Arc<LoaderConfig>,
+    sequence: Sequence,
     tickets: Receiver<()>,
     jobs: Sender<Job>,
     number: u64,
+    /// Samples of the batch under way, all shares together.
+    in_batch: usize,
 }
 
 impl Reader {
-    fn run(mut self, mut state: LoaderState) {
-        while let Ok(next) = self.epoch(state) {
-            state = next;
-        }
+    fn run(mut self) {
+        while self.step().is_ok() {}
     }
 
-    /// One epoch, from `start.position` on; gives the start of the next.
-    fn epoch(&mut self, start: LoaderState) -> Result<LoaderState, Closed> {
-        let epoch = start.epoch;
-        let stream = |purpose: &[u8]| {
-            ChaCha8Rng::seed_from_u64(seed::derive(self.config.seed, &[purpose, &epoch.to_le_bytes()]))
-        };
-        let mut shards = self.config.shards.clone();
-        shards.shuffle(&mut stream(b"shards"));
-        let mut generator = stream(b"shuffle");
-        let capacity = self.config.shuffle_buffer.max(1);
-        let mut buffer: Vec<RawSample> = Vec::with_capacity(capacity.min(1 << 16));
-        let (mut position, mut held) = (0, 0);
-        let most_bytes = self.config.shuffle_bytes.unwrap_or(u64::MAX);
-        for shard in &shards {
-            let samples = match ShardSamples::open(shard) {
-                Ok(samples) => samples.keeping(&TRAINING_MEMBERS),
-                Err(error) => return self.send(LoaderState { epoch, position }, Task::Fail(error)).and(Err(Closed)),
-            };
-            for sample in samples {
-                let sample = match sample {
-                    Ok(sample) => sample,
-                    // What lies before the point to resume at has been reported already.
-                    Err(_) if position < start.position => continue,
-                    Err(skip) => {
-                        self.send(LoaderState { epoch, position }, Task::Report(skip))?;
-                        continue;
-                    }
-                };
-                held += sample.bytes();
-                buffer.push(sample);
-                while buffer.len() > capacity || (held > most_bytes && buffer.len() > 1) {
-                    // The newest is not drawn, so that it can end up anywhere behind.
-                    let place = generator.random_range(0..buffer.len() - 1);
-                    let drawn = buffer.swap_remove(place);
-                    held -= drawn.bytes();
-                    self.emit(drawn, start, &mut position)?;
+    fn step(&mut self) -> Result<(), Closed> {
+        let Share { index, of } = self.config.share;
+        match self.sequence.next() {
+            Ok(Next::Sample(sample)) => {
+                let place = self.in_batch;
+                self.in_batch = (place + 1) % self.config.batch_size;
+                let part = self.config.batch_size / of;
+                if place / part == index {
+                    self.send(Task::Prepare(sample, self.sequence.set()))?;
                 }
+                // One loader alone takes the next sample for each that it skips. Several cannot know what
+                // the others skip: their batches end by number.
+                if of > 1 && self.in_batch == 0 { self.send(Task::BatchEnds) } else { Ok(()) }
             }
+            Ok(Next::Skip(skip)) if index == 0 => self.send(Task::Report(skip)),
+            Ok(Next::Skip(_)) => Ok(()),
+            Ok(Next::EpochEnds { set, whole }) => {
+                if self.config.drops_last_batch() {
+                    self.in_batch = 0;
+                }
+                self.send(Task::EpochEnds { set, whole })
+            }
+            Err(error) => self.send(Task::Fail(error)).and(Err(Closed)),
         }
-        buffer.shuffle(&mut generator);
-        for sample in buffer {
-            self.emit(sample, start, &mut position)?;
-        }
-        if position < start.position {
-            let error = Error::Resume { epoch, position: start.position, available: position };
-            return self.send(start, Task::Fail(error)).and(Err(Closed));
-        }
-        let next = LoaderState { epoch: epoch + 1, position: 0 };
-        self.send(next, Task::EpochEnds { whole: start.position == 0 })?;
-        Ok(next)
     }
 
-    /// Sends a sample, unless it comes before the point to resume at.
-    fn emit(&mut self, sample: RawSample, start: LoaderState, position: &mut u64) -> Result<(), Closed> {
-        *position += 1;
-        if *position <= start.position {
-            return Ok(());
-        }
-        self.send(LoaderState { epoch: start.epoch, position: *position }, Task::Prepare(sample))
-    }
-
-    fn send(&mut self, state_after: LoaderState, task: Task) -> Result<(), Closed> {
+    fn send(&mut self, task: Task) -> Result<(), Closed> {
         self.tickets.recv().map_err(|_| Closed)?;
-        let job = Job { number: self.number, state_after, task };
+        let job = Job { number: self.number, state_after: self.sequence.state(), task };
         self.number += 1;
         self.jobs.send(job).map_err(|_| Closed)
     }
 }
 
-/// A worker's life: prepare samples until either end closes.
-fn work(preparation: &Preparation, tokenizers: &Tokenizers, jobs: &Receiver<Job>, done: &Sender<Done>) {
-    for Job { number, state_after, task } in jobs {
-        let outcome = match task {
-            Task::Prepare(sample) => {
-                let mut skips = Vec::new();
-                // The state after the first sample of an epoch has that epoch; so has the sample.
-                let prepared = catch_unwind(AssertUnwindSafe(|| {
-                    prepare(&sample, state_after.epoch, preparation, tokenizers, &mut skips)
-                }));
-                match prepared {
-                    Ok(Ok(prepared)) => Outcome::Prepared(Box::new(prepared), skips),
-                    Ok(Err(skip)) => Outcome::Skipped(skip, skips),
-                    // Were the thread to die here, everybody would wait for this sample.
-                    Err(_) => Outcome::Fail(Error::WorkerPanicked { shard: sample.shard.to_string(), key: sample.key }),
-                }
-            }
-            Task::Report(skip) => Outcome::Skipped(skip, Vec::new()),
-            Task::EpochEnds { whole } => Outcome::EpochEnds { whole },
-            Task::Fail(error) => Outcome::Fail(error),
-        };
-        if done.send(Done { number, state_after, outcome }).is_err() {
-            return;
-        }
+impl LoaderConfig {
+    /// Whether the end of an epoch ends a batch. A mixture has no epochs, only its data sets do.
+    pub(crate) fn drops_last_batch(&self) -> bool {
+        self.last_batch == LastBatch::Drop && self.data.len() == 1
     }
 }
 
-/// Puts samples back in order and into batches.
-struct Collator {
-    config: Arc<LoaderConfig>,
+/// Prepares samples until either end closes.
+struct Worker {
+    preparation: Preparation,
     tokenizers: Arc<Tokenizers>,
-    skips: Arc<Mutex<SkipCounts>>,
-    tickets: Sender<()>,
-    batches: Sender<Result<LoadedBatch, Error>>,
+    fetcher: Arc<Fetcher>,
+    stages: Arc<StageTimes>,
 }
 
-impl Collator {
-    /// Samples seen before the share of skipped ones is judged.
-    const GRACE: u64 = 100;
-
-    fn run(self, done: &Receiver<Done>) {
-        let mut waiting = BTreeMap::new();
-        let mut next = 0;
-        let mut samples = Vec::with_capacity(self.config.batch_size);
-        let (mut seen, mut batches_of_epoch, mut usable_of_epoch) = (0, 0u64, 0);
-        for item in done {
-            waiting.insert(item.number, item);
-            while let Some(Done { state_after, outcome, .. }) = waiting.remove(&next) {
-                next += 1;
-                // Nobody takes the ticket when the reader has stopped.
-                let _ = self.tickets.send(());
-                let result = match outcome {
-                    Outcome::Prepared(sample, skips) => {
-                        seen += 1;
-                        usable_of_epoch += 1;
-                        skips.iter().for_each(|skip| lock(&self.skips).record(skip));
-                        samples.push(*sample);
-                        if samples.len() < self.config.batch_size {
-                            continue;
-                        }
-                        batches_of_epoch += 1;
-                        Ok(LoadedBatch { batch: self.collate(std::mem::take(&mut samples)), state: state_after })
-                    }
-                    Outcome::Skipped(skip, parts) => {
-                        seen += u64::from(skip.reason.drops_sample());
-                        parts.iter().for_each(|part| lock(&self.skips).record(part));
-                        lock(&self.skips).record(&skip);
-                        match self.too_many_skipped(seen) {
-                            None => continue,
-                            Some(error) => Err(error),
-                        }
-                    }
-                    Outcome::EpochEnds { whole } => {
-                        samples.clear();
-                        let (batches, usable) =
-                            (std::mem::take(&mut batches_of_epoch), std::mem::take(&mut usable_of_epoch));
-                        if batches > 0 || !whole {
-                            continue;
-                        }
-                        let skips = lock(&self.skips).clone();
-                        Err(Error::TooFewSamples { usable, batch_size: self.config.batch_size, skips })
-                    }
-                    Outcome::Fail(error) => Err(error),
-                };
-                let failed = result.is_err();
-                if self.batches.send(result).is_err() || failed {
-                    return;
-                }
+impl Worker {
+    fn run(&self, jobs: &Receiver<Job>, done: &Sender<Done>) {
+        for Job { number, state_after, task } in jobs {
+            let outcome = match task {
+                Task::Prepare(sample, set) => self.prepare(sample, set),
+                Task::Report(skip) => Outcome::Reported(skip),
+                Task::BatchEnds => Outcome::BatchEnds,
+                Task::EpochEnds { set, whole } => Outcome::EpochEnds { set, whole },
+                Task::Fail(error) => Outcome::Fail(error),
+            };
+            if done.send(Done { number, state_after, outcome }).is_err() {
+                return;
             }
         }
     }
 
-    fn too_many_skipped(&self, seen: u64) -> Option<Error> {
-        let skips = lock(&self.skips);
-        let (skipped, allowed) = (skips.samples(), self.config.max_skipped_share);
-        (seen >= Self::GRACE && skipped as f64 > allowed * seen as f64).then(|| Error::TooManySkipped {
-            skipped,
-            seen,
-            allowed,
-            skips: skips.clone(),
-        })
-    }
-
-    fn collate(&self, samples: Vec<PreparedSample>) -> Batch {
-        let preparation = &self.config.preparation;
-        let (b, side) = (samples.len() as i64, i64::from(preparation.image_size));
-        let images: Vec<f32> = samples.iter().flat_map(|sample| sample.image.iter().copied()).collect();
-        let regions = preparation.regions.map(|settings| {
-            let regions: Vec<&[PreparedRegion]> = samples.iter().map(|sample| &sample.regions[..]).collect();
-            collate_regions(&regions, settings.max, &self.tokenizers.phrases)
-        });
-        let captions = (preparation.captions == CaptionChoice::All).then(|| self.collate_captions(&samples));
-        let (texts, keys): (Vec<_>, Vec<_>) = samples.into_iter().map(|sample| (sample.text, sample.key)).unzip();
-        Batch {
-            images_bchw: Tensor::from_slice(&images).view([b, 3, side, side]),
-            text: self.tokenizers.captions.pad(&texts),
-            captions,
-            regions,
-            keys,
+    fn prepare(&self, DrawnSample { held, occasion }: DrawnSample, set: usize) -> Outcome {
+        let sample = match self.stages.time(Stage::Fetch, || held.read(&self.fetcher)) {
+            Ok(Ok(sample)) => sample,
+            Ok(Err(skip)) => return Outcome::Skipped(skip, Vec::new()),
+            Err(error) => return Outcome::Fail(error),
+        };
+        let mut skips = Vec::new();
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            prepare(&sample, occasion, &self.preparation, &self.tokenizers, &mut skips, &self.stages)
+        }));
+        match prepared {
+            Ok(Ok(prepared)) => Outcome::Prepared { sample: Box::new(prepared), skips, set },
+            Ok(Err(skip)) => Outcome::Skipped(skip, skips),
+            // Were the thread to die here, everybody would wait for this sample.
+            Err(_) => Outcome::Fail(Error::WorkerPanicked { shard: sample.shard.to_string(), key: sample.key }),
         }
-    }
-
-    fn collate_captions(&self, samples: &[PreparedSample]) -> CaptionBatch {
-        let (images, texts): (Vec<i64>, Vec<_>) = (0..)
-            .zip(samples)
-            .flat_map(|(image, sample)| sample.captions.iter().map(move |text| (image, text.clone())))
-            .unzip();
-        CaptionBatch { text: self.tokenizers.captions.pad(&texts), image_of_caption_n: Tensor::from_slice(&images) }
     }
 }
 

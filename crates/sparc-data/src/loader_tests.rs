@@ -4,6 +4,9 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, RgbImage};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::Tensor;
 use webdataset::shard::{Compression, TarWriter};
 use webdataset::{Sample, Value};
 
@@ -11,6 +14,8 @@ use super::*;
 use crate::prepare::CaptionChoice;
 use crate::regions::RegionSettings;
 use crate::skips::SkipReason;
+use crate::source::Source;
+use crate::source::tests::{Fault, Server};
 use crate::tokenizer::{TokenizerModel, TokenizerTraining, train_tokenizer};
 use crate::transform::{Augmentation, ResizeMode};
 
@@ -68,12 +73,15 @@ pub(super) fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
         .map(|(index, samples)| {
             let path = folder.path().join(format!("{index}.tar"));
             write(&path, samples);
-            path
+            Source::from(path)
         })
         .collect();
     let config = LoaderConfig {
-        shards: paths,
+        data: vec![DataSet::new(paths)],
+        patience: Patience { retries: 2, timeout_s: 5.0 },
         batch_size: 4,
+        share: Share::WHOLE,
+        last_batch: LastBatch::Drop,
         shuffle_buffer: 8,
         shuffle_bytes: None,
         workers: 2,
@@ -130,8 +138,8 @@ fn an_epoch_holds_every_sample_once_and_epochs_differ() {
     let unique: std::collections::BTreeSet<_> = first.iter().collect();
     assert_eq!((first.len(), unique.len()), (28, 28));
     assert_ne!(first, second);
-    assert_eq!(all[6].2, LoaderState { epoch: 0, position: 28 });
-    assert_eq!(all[7].2, LoaderState { epoch: 1, position: 4 });
+    assert_eq!(all[6].2, LoaderState { epoch: 0, position: 28, sets: vec![] });
+    assert_eq!(all[7].2, LoaderState { epoch: 1, position: 4, sets: vec![] });
 }
 
 #[test]
@@ -151,7 +159,7 @@ fn resuming_anywhere_gives_the_same_batches() {
     let Data { config, _folder } = data(None);
     let whole = batches(&config, LoaderState::default(), 16);
     for done in [1, 3, 6, 7, 8, 13] {
-        assert_eq!(batches(&config, whole[done - 1].2, 16 - done), whole[done..], "after {done}");
+        assert_eq!(batches(&config, whole[done - 1].2.clone(), 16 - done), whole[done..], "after {done}");
     }
 }
 
@@ -197,8 +205,9 @@ fn bad_samples_are_skipped_and_counted() {
 #[test]
 fn a_shard_cut_off_loses_only_what_is_missing() {
     let Data { config, _folder } = data(None);
-    let bytes = std::fs::read(&config.shards[1]).unwrap();
-    std::fs::write(&config.shards[1], &bytes[..bytes.len() / 2 + 300]).unwrap();
+    let path = config.data[0].sources[1].path().unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::write(path, &bytes[..bytes.len() / 2 + 300]).unwrap();
     let mut loader = Loader::start(config, tokenizer(), LoaderState::default());
     for _ in 0..6 {
         loader.next().unwrap().unwrap();
@@ -219,7 +228,7 @@ fn too_little_and_too_bad_data_are_errors_not_hangs() {
     assert!(matches!(error, Error::TooManySkipped { skipped: 100, .. }), "{error}");
 
     let Data { mut config, _folder } = data(None);
-    config.shards.push("absent.tar".into());
+    config.data[0].sources.push(Source::File("absent.tar".into()));
     let error = Loader::start(config, tokenizer(), LoaderState::default()).find_map(Result::err).unwrap();
     assert!(error.to_string().contains("absent.tar"));
 }
@@ -227,7 +236,7 @@ fn too_little_and_too_bad_data_are_errors_not_hangs() {
 #[test]
 fn data_that_shrank_cannot_be_resumed_silently() {
     let Data { config, _folder } = data(None);
-    let state = LoaderState { epoch: 2, position: 31 };
+    let state = LoaderState { epoch: 2, position: 31, sets: vec![] };
     let error = Loader::start(config, tokenizer(), state).next().unwrap().unwrap_err();
     assert!(error.to_string().contains("the data now has 30 samples"), "{error}");
 }
@@ -337,4 +346,188 @@ fn a_byte_budget_shrinks_the_shuffle_and_loses_nothing() {
     assert_eq!(tight, order(Some(400), 7));
     assert_ne!(tight, roomy);
     assert_eq!(tight[..28].iter().collect::<std::collections::BTreeSet<_>>().len(), 28);
+}
+
+/// The batches of all shares put together: keys, and the state, which must be one.
+fn shared(config: &LoaderConfig, of: usize, state: &LoaderState, n: usize) -> Vec<(Vec<String>, LoaderState)> {
+    let mut parts: Vec<_> = (0..of)
+        .map(|index| {
+            let config = LoaderConfig { share: Share { index, of }, workers: 1 + index, ..config.clone() };
+            Loader::start(config, tokenizer(), state.clone())
+        })
+        .collect();
+    (0..n)
+        .map(|_| {
+            let parts: Vec<LoadedBatch> = parts.iter_mut().map(|part| part.next().unwrap().unwrap()).collect();
+            assert!(parts.iter().all(|part| part.state == parts[0].state));
+            assert!(parts.iter().all(|part| part.batch.keys.len() == config.batch_size / of));
+            let state = parts[0].state.clone();
+            (parts.into_iter().flat_map(|part| part.batch.keys).collect(), state)
+        })
+        .collect()
+}
+
+/// One share, two or three, one worker or seven, stopped anywhere and resumed as another number of
+/// shares: the same samples in the same order. The batch divides no shard, and three shares are as many
+/// as there are shards.
+#[test]
+fn the_order_does_not_depend_on_shares_workers_or_stops() {
+    let Data { mut config, _folder } = data(None);
+    config.batch_size = 6;
+    for last_batch in [LastBatch::Drop, LastBatch::Fill] {
+        config.last_batch = last_batch;
+        let whole = shared(&config, 1, &LoaderState::default(), 24);
+        for of in [2, 3, 6] {
+            assert_eq!(shared(&config, of, &LoaderState::default(), 24), whole, "{of} shares");
+        }
+        let mut generator = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..20 {
+            let stop = generator.random_range(1..24);
+            let of = [1, 2, 3][generator.random_range(0..3)];
+            config.workers = [1, 2, 7][generator.random_range(0..3)];
+            assert_eq!(shared(&config, of, &whole[stop - 1].1, 24 - stop), whole[stop..], "{stop} {of}");
+        }
+    }
+}
+
+#[test]
+fn the_last_batch_is_dropped_or_filled_up() {
+    let Data { mut config, _folder } = data(None);
+    config.batch_size = 7;
+    // 30 samples: four batches and two samples.
+    let keys = |config: &LoaderConfig, n| shared(config, 1, &LoaderState::default(), n).into_iter().flat_map(|b| b.0);
+    let dropped: Vec<String> = keys(&config, 8).collect();
+    config.last_batch = LastBatch::Fill;
+    let filled: Vec<String> = keys(&config, 30).collect();
+    assert_eq!(dropped[..28], filled[..28]);
+    assert_eq!(dropped[28..], filled[30..58]);
+    // 30 batches of 7 are 7 epochs, and nothing is lost in any.
+    for epoch in filled.chunks(30) {
+        assert_eq!(epoch.iter().collect::<std::collections::BTreeSet<_>>().len(), 30);
+    }
+    config.batch_size = 31;
+    let error = Loader::start(config, tokenizer(), LoaderState::default()).next().unwrap().unwrap_err();
+    assert!(error.to_string().contains("30 usable samples, fewer than one batch of 31"), "{error}");
+}
+
+/// Shares cannot tell each other what they skip: a place whose sample is damaged gets one of the batch
+/// before, and every other place what it has without damage.
+#[test]
+fn a_damaged_sample_moves_no_other_in_shared_batches() {
+    let sound = |i: usize| (format!("k{i:02}"), good(i));
+    let Data { mut config, _folder } = data(Some(vec![(0..36).map(sound).collect()]));
+    config.batch_size = 6;
+    let whole = shared(&config, 2, &LoaderState::default(), 12);
+    let damaged = [3, 7, 20].map(|i| format!("k{i:02}"));
+    let broken = |i: usize| match damaged.contains(&format!("k{i:02}")) {
+        true => (format!("k{i:02}"), vec![("png", b"no image".to_vec()), ("txt", b"x".to_vec())]),
+        false => sound(i),
+    };
+    let Data { config: LoaderConfig { data, .. }, _folder } = self::data(Some(vec![(0..36).map(broken).collect()]));
+    config.data = data;
+    for of in [2, 3, 6] {
+        for (number, (batch, state)) in shared(&config, of, &LoaderState::default(), 12).into_iter().enumerate() {
+            assert_eq!(state, whole[number].1);
+            // Where an epoch begins, the batch before may have had what another share has now.
+            let distinct = batch.iter().collect::<std::collections::BTreeSet<_>>().len();
+            assert!(distinct == 6 || number % 6 == 0, "a repetition inside a batch");
+            // A filled place may be filled from in its turn.
+            let near = &whole[number.saturating_sub(2)..=if number == 0 { 1 } else { number - 1 }];
+            for (place, key) in batch.iter().enumerate() {
+                let expected = &whole[number].0[place];
+                match damaged.contains(expected) {
+                    true => assert!(near.iter().any(|(batch, _)| batch.contains(key)) && !damaged.contains(key)),
+                    false => assert_eq!(key, expected),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn shares_that_do_not_exist_are_errors() {
+    let Data { config, _folder } = data(None);
+    for (index, of, says) in [(2, 2, "no share 2 of 2"), (0, 3, "cannot be divided into 3 shares"), (0, 0, "no share")]
+    {
+        let config = LoaderConfig { share: Share { index, of }, ..config.clone() };
+        let error = Loader::start(config, tokenizer(), LoaderState::default()).next().unwrap().unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_mixture_goes_through_the_loader() {
+    let Data { mut config, _folder } = data(None);
+    let sources = std::mem::take(&mut config.data).remove(0).sources;
+    config.data = sources.into_iter().map(|source| DataSet::new(vec![source])).collect();
+    let whole = shared(&config, 1, &LoaderState::default(), 30);
+    assert_eq!(shared(&config, 2, &LoaderState::default(), 30), whole);
+    assert_eq!(shared(&config, 2, &whole[16].1, 13), whole[17..]);
+    // Each set has samples named k<set><i>, about 40 of the 120.
+    for set in ["k0", "k1", "k2"] {
+        let n = whole.iter().flat_map(|batch| &batch.0).filter(|key| key.starts_with(set)).count();
+        assert!((24..57).contains(&n), "{set}: {n}");
+    }
+    // A set without a usable sample would be drawn from for ever.
+    let bad = (0..5).map(|i| (format!("b{i}"), vec![("txt", b"no image".to_vec())])).collect();
+    let Data { config: broken, _folder } = self::data(Some(vec![bad]));
+    config.data.extend(broken.data);
+    let error = Loader::start(config, tokenizer(), LoaderState::default()).find_map(Result::err).unwrap();
+    assert!(error.to_string().contains("data set 3 of the mixture"), "{error}");
+}
+
+/// The same batches from a server that fails all the time, and from a command, as from the disk.
+#[test]
+fn sources_give_the_same_batches() {
+    let Data { mut config, _folder } = data(None);
+    let local = batches(&config, LoaderState::default(), 10);
+    let files = std::mem::take(&mut config.data).remove(0).sources;
+    let path = |source: &Source| source.path().unwrap().to_owned();
+    let content = files.iter().enumerate().map(|(i, f)| (format!("/{i}.tar"), std::fs::read(path(f)).unwrap()));
+    let faults = (0..9).flat_map(|i| [Fault::DropAfter(900 * i), Fault::Status(500), Fault::Fine]).collect();
+    let server = Server::start(content.collect(), faults);
+    let remote = (0..3).map(|i| Source::parse(&format!("{}/{i}.tar", server.address)).unwrap()).collect();
+    let pipes = files.iter().map(|file| Source::Pipe(format!("cat '{}'", path(file).display()))).collect();
+    for sources in [remote, pipes] {
+        config.data = vec![DataSet::new(sources)];
+        assert_eq!(batches(&config, LoaderState::default(), 10), local);
+        assert_eq!(batches(&config, local[8].2.clone(), 1), local[9..]);
+    }
+    assert!(server.starts().iter().any(|&start| start > 0));
+    // Training does not go on with less data because a server is down.
+    let server = Server::start(Default::default(), vec![Fault::Status(500); 99]);
+    config.data = vec![DataSet::new(vec![Source::parse(&format!("{}/0.tar", server.address)).unwrap()])];
+    let error = Loader::start(config.clone(), tokenizer(), LoaderState::default()).next().unwrap().unwrap_err();
+    assert!(error.to_string().contains("0.tar: after 3 attempts"), "{error}");
+    config.data = vec![DataSet::new(vec![Source::Pipe("head -c 700 /dev/zero | tr '\\0' x; exit 9".into())])];
+    let error = Loader::start(config, tokenizer(), LoaderState::default()).next().unwrap();
+    assert!(error.is_err());
+}
+
+/// Nobody waits for a server that nobody reads from any more.
+#[test]
+fn a_loader_that_waits_for_a_server_can_be_dropped() {
+    let Data { mut config, _folder } = data(None);
+    let server = Server::start(Default::default(), vec![Fault::Silent; 9]);
+    config.patience = Patience { retries: 9, timeout_s: 15.0 };
+    config.data = vec![DataSet::new(vec![Source::parse(&format!("{}/0.tar", server.address)).unwrap()])];
+    let loader = Loader::start(config, tokenizer(), LoaderState::default());
+    std::thread::sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    drop(loader);
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
+#[test]
+fn every_stage_is_timed() {
+    let Data { config, _folder } = data(None);
+    let mut loader = Loader::start(config, tokenizer(), LoaderState::default());
+    let started = Instant::now();
+    for _ in 0..14 {
+        loader.next().unwrap().unwrap();
+    }
+    for stage in Stage::ALL {
+        let time = loader.stages().get(stage);
+        assert!(!time.is_zero() && time < 4 * started.elapsed(), "{stage}: {time:?}");
+    }
 }

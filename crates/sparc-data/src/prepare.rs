@@ -11,6 +11,7 @@ use crate::record::RecordJson;
 use crate::regions::{PreparedRegion, RegionSettings, draw_regions, valid_regions, visible_regions};
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
+use crate::stages::{Stage, StageTimes};
 use crate::tokenizer::{TextTokenizer, TokenizedText};
 use crate::transform::{Augmentation, Frame, ResizeMode, survives_mirroring};
 
@@ -88,22 +89,24 @@ impl Tokenizers {
 /// Most captions of a sample that [`CaptionChoice::All`] gives.
 const MAX_CAPTIONS: usize = 64;
 
-/// Decodes, crops and tokenises. `skips` takes the parts that were left out.
+/// Decodes, crops and tokenises. What is random is drawn by seed, `occasion` (the epoch, for a sample that
+/// comes once in it) and key. `skips` takes the parts that were left out, `stages` the time.
 ///
 /// # Errors
 ///
 /// Why the whole sample is left out.
 pub fn prepare(
     sample: &RawSample,
-    epoch: u64,
+    occasion: u64,
     preparation: &Preparation,
     tokenizers: &Tokenizers,
     skips: &mut Vec<Skip>,
+    stages: &StageTimes,
 ) -> Result<PreparedSample, Skip> {
     let Preparation { image_size, resize, augmentation, .. } = preparation;
     let mut generator = ChaCha8Rng::seed_from_u64(seed::derive(
         preparation.seed,
-        &[b"sample", &epoch.to_le_bytes(), sample.key.as_bytes()],
+        &[b"sample", &occasion.to_le_bytes(), sample.key.as_bytes()],
     ));
     let record = read_record(sample)?;
     let mut captions = read_captions(sample, &record)?;
@@ -128,17 +131,19 @@ pub fn prepare(
         .all(|text| survives_mirroring(text));
     let frame = Frame::random(image.encoded.size(), *image_size, *resize, augmentation, may_flip, &mut generator);
     let reduction = if preparation.dct_scaling { frame.reduction() } else { Reduction::None };
-    let pixels = frame.render(&image.decode(reduction)?);
+    let image = stages.time(Stage::Decode, || image.decode(reduction))?;
+    let image = stages.time(Stage::Resize, || normalize(&frame.render(&image)));
 
     let regions = visible_regions(sample, regions, &frame.geometry(), skips);
     let max = preparation.regions.map_or(0, |settings| settings.max);
-    let regions = draw_regions(regions, max, preparation.seed, epoch, &sample.key);
+    let regions = draw_regions(regions, max, preparation.seed, occasion, &sample.key);
     let tokenize = |tokenizer: &TextTokenizer, text: &str| {
-        tokenizer.encode(text).map_err(|error| sample.skip(SkipReason::Tokenize, error))
+        let encoded = stages.time(Stage::Tokenise, || tokenizer.encode(text));
+        encoded.map_err(|error| sample.skip(SkipReason::Tokenize, error))
     };
     Ok(PreparedSample {
         key: sample.key.clone(),
-        image: normalize(&pixels),
+        image,
         text: tokenize(&tokenizers.captions, &caption)?,
         captions: captions
             .iter()

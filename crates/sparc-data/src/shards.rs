@@ -1,46 +1,68 @@
 //! Which shards there are, and what samples a shard holds.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use webdataset::core::{base_plus_ext, braceexpand};
+use webdataset::core::braceexpand;
 
 use crate::error::Error;
+use crate::grouping::{Content, Group, Grouping};
+pub use crate::grouping::{MAX_MEMBER_BYTES, MAX_SAMPLE_BYTES};
 use crate::skips::{Skip, SkipReason};
-use crate::tar_members::{MemberData, TarMember, TarMembers, Wish};
+use crate::source::{Fetcher, Source, SourceReader};
+use crate::tar_members::{MemberData, TarMembers};
 
-/// Expands a list of shard patterns: `a::b` joins, `{000..011}` ranges and alternatives, `*` and `?`
-/// in the file name. The result is in the order of the patterns, sorted within a wildcard.
+/// Expands a list of source patterns: `a::b` joins, `{000..011}` ranges and alternatives, `*` and `?` in
+/// the file name of local files. `pipe:`, `http://`, `https://`, `s3://` and `gs://` as [`Source`] reads
+/// them. The result is in the order of the patterns, sorted within a wildcard.
 ///
 /// # Errors
 ///
-/// A malformed pattern, one that matches nothing, or a shard that does not exist.
-pub fn expand_shards(patterns: &str) -> Result<Vec<PathBuf>, Error> {
-    let mut shards = Vec::new();
+/// A malformed pattern, one that matches nothing, or a local file that does not exist. What lies behind a
+/// URL or a pipe is not looked at.
+pub fn expand_sources(patterns: &str) -> Result<Vec<Source>, Error> {
+    let mut sources = Vec::new();
     for pattern in patterns.split("::") {
         let failed = |reason: String| Error::Pattern { pattern: pattern.into(), reason };
         if pattern.trim().is_empty() {
             return Err(failed("it is empty".into()));
         }
-        for path in braceexpand(pattern).map_err(|error| failed(error.to_string()))? {
-            if path.contains(['*', '?']) {
-                let matches = expand_wildcard(Path::new(&path))?;
-                if matches.is_empty() {
-                    return Err(failed(format!("no file matches {path}")));
+        for name in braceexpand(pattern).map_err(|error| failed(error.to_string()))? {
+            match Source::parse(&name).map_err(failed)? {
+                Source::File(path) | Source::Table(path) if name.contains(['*', '?']) => {
+                    let matches = expand_wildcard(&path)?;
+                    if matches.is_empty() {
+                        return Err(failed(format!("no file matches {name}")));
+                    }
+                    sources.extend(matches.into_iter().map(Source::from));
                 }
-                shards.extend(matches);
-            } else if Path::new(&path).is_file() {
-                shards.push(path.into());
-            } else {
-                return Err(Error::MissingShard { path: path.into(), pattern: pattern.into() });
+                Source::File(path) | Source::Table(path) if !path.is_file() => {
+                    return Err(Error::MissingShard { path, pattern: pattern.into() });
+                }
+                source => sources.push(source),
             }
         }
     }
-    Ok(shards)
+    Ok(sources)
+}
+
+/// As [`expand_sources`], for what reads tars on a local disk only.
+///
+/// # Errors
+///
+/// As there; and a source that is no such tar.
+pub fn expand_shards(patterns: &str) -> Result<Vec<PathBuf>, Error> {
+    let local = |source| match source {
+        Source::File(path) => Ok(path),
+        other => Err(Error::Pattern {
+            pattern: patterns.into(),
+            reason: format!("{other} is no tar on a local disk, and nothing else is read here"),
+        }),
+    };
+    expand_sources(patterns)?.into_iter().map(local).collect()
 }
 
 fn expand_wildcard(path: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -50,8 +72,11 @@ fn expand_wildcard(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut matches = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
-        if matches_wildcard(wildcard.as_bytes(), entry.file_name().to_string_lossy().as_bytes()) {
-            matches.push(path.with_file_name(entry.file_name()));
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // An index lies beside its shard, and is none.
+        if !name.ends_with(crate::index::SUFFIX) && matches_wildcard(wildcard.as_bytes(), name.as_bytes()) {
+            matches.push(path.with_file_name(&*name));
         }
     }
     matches.sort();
@@ -106,124 +131,65 @@ impl RawSample {
 pub const TRAINING_MEMBERS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "txt", "json"];
 /// Extensions of the members that evaluation reads.
 pub const EVALUATION_MEMBERS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "txt", "json", "cls", "seg.png"];
-/// Members with more bytes are left out: 25 million pixels take at most as much.
-pub const MAX_MEMBER_BYTES: u64 = 256 << 20;
-/// Members that make a sample larger than this are left out.
-pub const MAX_SAMPLE_BYTES: u64 = 512 << 20;
-
 /// The samples of one shard in order. Two neighbouring members with the same key belong together.
 ///
 /// A shard that is cut off yields what stands before the cut, without the sample that the cut goes
 /// through, and then one [`Skip`].
 pub struct ShardSamples {
     shard: Arc<str>,
-    members: TarMembers<BufReader<File>>,
-    wanted: Option<&'static [&'static str]>,
-    current: Option<RawSample>,
+    members: TarMembers<SourceReader>,
+    grouping: Grouping<Vec<u8>>,
     pending: Option<Skip>,
     done: bool,
-    has_end: bool,
 }
 
 impl ShardSamples {
-    /// Opens a shard.
+    /// Opens a shard on a local disk.
     ///
     /// # Errors
     ///
     /// The system's reason, naming the shard.
     pub fn open(path: &Path) -> Result<ShardSamples, Error> {
-        let io = |reason| Error::Io { path: path.into(), reason };
-        let mut file = File::open(path).map_err(io)?;
-        let has_end = has_end_marker(&mut file).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
+        ShardSamples::fetch(&Source::File(path.into()), &Fetcher::default())
+    }
+
+    /// Opens a shard wherever it is.
+    ///
+    /// # Errors
+    ///
+    /// The system's or the server's reason, naming the shard.
+    pub fn fetch(source: &Source, fetcher: &Fetcher) -> Result<ShardSamples, Error> {
+        let reader = fetcher.open(source).map_err(|reason| Error::Io { path: source.to_string().into(), reason })?;
+        let length = reader.length();
         Ok(ShardSamples {
-            shard: path.to_string_lossy().into(),
-            members: TarMembers::new(BufReader::with_capacity(1 << 20, file), length),
-            wanted: None,
-            current: None,
+            shard: source.to_string().into(),
+            members: TarMembers::new(reader, length),
+            grouping: Grouping::new(None),
             pending: None,
             done: false,
-            has_end,
         })
     }
 
     /// Reads members of these extensions only (in lower case); the others are passed over.
     pub fn keeping(mut self, extensions: &'static [&'static str]) -> ShardSamples {
-        self.wanted = Some(extensions);
+        self.grouping = Grouping::new(Some(extensions));
         self
     }
 
+    /// Time spent waiting for bytes since the last call.
+    pub(crate) fn take_fetching(&mut self) -> Duration {
+        self.members.reader_mut().take_fetching()
+    }
+
     /// The shard is cut off: the sample under way may have lost members and is dropped.
-    fn cut_off(&mut self, detail: &str) -> Skip {
-        let key = self.current.take().map(|sample| sample.key).unwrap_or_default();
-        let (shard, detail) = (self.shard.to_string(), detail.to_owned());
-        Skip { reason: SkipReason::ShardCutOff, shard, key, detail }
+    fn cut_off(&mut self, reason: SkipReason, detail: String) -> Skip {
+        let key = self.grouping.finish().map(|group| group.key).unwrap_or_default();
+        Skip { reason, shard: self.shard.to_string(), key, detail }
     }
 
-    fn next_member(&mut self) -> Option<std::io::Result<TarMember>> {
-        let ShardSamples { members, wanted, current, .. } = self;
-        members.next(|name| wish(name, *wanted, current.as_ref())).transpose()
+    fn sample(&self, group: Group<Vec<u8>>) -> RawSample {
+        RawSample { shard: self.shard.clone(), key: group.key, members: group.members }
     }
-
-    /// Adds a member; gives the sample before it if this one starts another.
-    fn push(&mut self, name: &str, data: MemberData) -> Option<RawSample> {
-        let (key, extension) = base_plus_ext(name)?;
-        // `__index__` and the like describe the shard, not a sample.
-        if key.rsplit('/').next().is_some_and(|base| base.starts_with("__")) {
-            return None;
-        }
-        let extension = extension.to_ascii_lowercase();
-        let finished = if self.current.as_ref().is_some_and(|sample| sample.key == key) {
-            None
-        } else {
-            let next = RawSample { shard: self.shard.clone(), key: key.into(), members: HashMap::new() };
-            self.current.replace(next)
-        };
-        if let Some(sample) = &mut self.current {
-            let (reason, detail) = match (data, sample.members.entry(extension)) {
-                (MemberData::Unwanted, _) => return finished,
-                (MemberData::Read(data), Entry::Vacant(place)) => {
-                    place.insert(data);
-                    return finished;
-                }
-                (MemberData::Read(_), Entry::Occupied(place)) => {
-                    (SkipReason::DuplicateMember, format!("a second .{}", place.key()))
-                }
-                (MemberData::TooLarge(bytes), place) => {
-                    (SkipReason::MemberTooLarge, format!("the .{} member has {bytes} bytes", place.key()))
-                }
-            };
-            self.pending = Some(sample.skip(reason, detail));
-        }
-        finished
-    }
-}
-
-/// Whether to read a member, and how much of it.
-fn wish(name: &str, wanted: Option<&[&str]>, current: Option<&RawSample>) -> Wish {
-    let Some((key, extension)) = base_plus_ext(name) else {
-        return Wish::Skip;
-    };
-    if wanted.is_some_and(|wanted| !wanted.contains(&extension.to_ascii_lowercase().as_str())) {
-        return Wish::Skip;
-    }
-    let held = current.filter(|sample| sample.key == key).map_or(0, RawSample::bytes);
-    Wish::Read { limit: MAX_MEMBER_BYTES.min(MAX_SAMPLE_BYTES.saturating_sub(held)) }
-}
-
-/// Whether the file ends in a block of zeros, as every whole tar does: a download that stopped between
-/// two members looks like one that is complete otherwise.
-fn has_end_marker(file: &mut File) -> std::io::Result<bool> {
-    const BLOCK: u64 = 512;
-    let length = file.metadata()?.len();
-    if length < BLOCK {
-        return Ok(false);
-    }
-    let mut block = [1; BLOCK as usize];
-    file.seek(SeekFrom::Start(length - BLOCK))?;
-    file.read_exact(&mut block)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok(block == [0; BLOCK as usize])
 }
 
 impl Iterator for ShardSamples {
@@ -235,23 +201,39 @@ impl Iterator for ShardSamples {
                 return Some(Err(skip));
             }
             if self.done {
-                return self.current.take().map(Ok);
+                let last = self.grouping.finish()?;
+                return Some(Ok(self.sample(last)));
             }
-            match self.next_member() {
-                Some(Ok(member)) => {
-                    if let Some(sample) = self.push(&member.name, member.data) {
-                        return Some(Ok(sample));
+            let ShardSamples { members, grouping, .. } = self;
+            match members.next(|name| grouping.wish(name)) {
+                Ok(Some(member)) => {
+                    let content = match member.data {
+                        MemberData::Read(bytes) => Content::Kept(bytes),
+                        MemberData::Unwanted => Content::Unwanted,
+                        MemberData::TooLarge(_) => Content::TooLarge,
+                    };
+                    let pushed = self.grouping.push(&member.name, member.size, content);
+                    let shard = &self.shard;
+                    self.pending =
+                        pushed.skip.map(|(reason, key, detail)| Skip { reason, shard: shard.to_string(), key, detail });
+                    if let Some(group) = pushed.finished {
+                        return Some(Ok(self.sample(group)));
                     }
                 }
-                Some(Err(error)) => {
+                Ok(None) => {
                     self.done = true;
-                    return Some(Err(self.cut_off(&error.to_string())));
-                }
-                None => {
-                    self.done = true;
-                    if !self.has_end {
-                        return Some(Err(self.cut_off("the shard ends without its end marker")));
+                    if !self.members.ended() {
+                        let detail = "the shard ends without its end marker".into();
+                        return Some(Err(self.cut_off(SkipReason::ShardCutOff, detail)));
                     }
+                }
+                Err(error) => {
+                    self.done = true;
+                    let reason = match error.kind() {
+                        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => SkipReason::ShardCutOff,
+                        _ => SkipReason::ReadFailed,
+                    };
+                    return Some(Err(self.cut_off(reason, error.to_string())));
                 }
             }
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::error::Error;
+
 /// Why a sample, or a part of one, was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SkipReason {
@@ -39,6 +41,11 @@ pub enum SkipReason {
     Tokenize,
     /// The shard ends in the middle: the rest of it is missing.
     ShardCutOff,
+    /// A row of a table names a file that cannot be read, or is no row.
+    FileUnreadable,
+    /// A disk, server or command gave no more, after all retries. It is no fault of the data: training and
+    /// evaluation end with it instead of going on with less.
+    ReadFailed,
 }
 
 impl SkipReason {
@@ -82,6 +89,8 @@ impl fmt::Display for SkipReason {
             SkipReason::BadLabel => "bad_label",
             SkipReason::Tokenize => "tokenize",
             SkipReason::ShardCutOff => "shard_cut_off",
+            SkipReason::FileUnreadable => "file_unreadable",
+            SkipReason::ReadFailed => "read_failed",
         })
     }
 }
@@ -97,6 +106,20 @@ pub struct Skip {
     pub key: String,
     /// What the decoder or parser said.
     pub detail: String,
+}
+
+impl Skip {
+    /// The skip itself, unless nothing may be skipped for its reason.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`] for [`SkipReason::ReadFailed`].
+    pub fn or_fail(self) -> Result<Skip, Error> {
+        match self.reason {
+            SkipReason::ReadFailed => Err(Error::Read { shard: self.shard, reason: self.detail }),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// Counts by reason.

@@ -14,6 +14,10 @@ const MAX_HEADER_BYTES: u64 = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TarMember {
     pub(crate) name: String,
+    /// Where its bytes begin in the archive; its header is the block before.
+    pub(crate) offset: u64,
+    /// How many bytes it has.
+    pub(crate) size: u64,
     pub(crate) data: MemberData,
 }
 
@@ -40,8 +44,11 @@ pub(crate) enum Wish {
 /// Reads members one after the other.
 pub(crate) struct TarMembers<R> {
     reader: R,
-    /// Bytes of the archive that have not been read; a size beyond them is a broken header.
-    remaining: u64,
+    /// Bytes of the archive up to here.
+    position: u64,
+    /// Bytes of the whole archive, if known; a size beyond them is a broken header.
+    length: u64,
+    ended: bool,
 }
 
 fn invalid(message: impl Into<String>) -> io::Error {
@@ -49,9 +56,24 @@ fn invalid(message: impl Into<String>) -> io::Error {
 }
 
 impl<R: BufRead + Seek> TarMembers<R> {
-    /// From an archive of `length` bytes.
-    pub(crate) fn new(reader: R, length: u64) -> TarMembers<R> {
-        TarMembers { reader, remaining: length }
+    /// From an archive of `length` bytes, or of as many as there are.
+    pub(crate) fn new(reader: R, length: Option<u64>) -> TarMembers<R> {
+        TarMembers { reader, position: 0, length: length.unwrap_or(u64::MAX), ended: false }
+    }
+
+    /// Whether the archive's end marker has been seen, which every whole tar has: a download that stopped
+    /// between two members looks like one that is complete otherwise.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What it reads from.
+    pub(crate) fn reader_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
+    fn remaining(&self) -> u64 {
+        self.length.saturating_sub(self.position)
     }
 
     /// The next regular file, or `None` at the end of the archive; `wish` is asked for each name.
@@ -78,6 +100,7 @@ impl<R: BufRead + Seek> TarMembers<R> {
                     let name = name.take().unwrap_or_else(|| name_of(&header));
                     let size = size.unwrap_or(own_size);
                     self.check(size)?;
+                    let offset = self.position;
                     let data = match wish(&name) {
                         Wish::Skip => MemberData::Unwanted,
                         Wish::Read { limit } if size > limit => MemberData::TooLarge(size),
@@ -86,7 +109,7 @@ impl<R: BufRead + Seek> TarMembers<R> {
                     if !matches!(data, MemberData::Read(_)) {
                         self.pass(padded(size))?;
                     }
-                    return Ok(Some(TarMember { name, data }));
+                    return Ok(Some(TarMember { name, offset, size, data }));
                 }
                 // Long link names and the archive's own headers belong to no file of ours; folders, links
                 // and devices are no samples.
@@ -102,16 +125,23 @@ impl<R: BufRead + Seek> TarMembers<R> {
 
     /// The next header; `None` at the end marker or the end of the file.
     fn header(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
-        if self.remaining == 0 {
-            return Ok(None);
-        }
-        if self.remaining < BLOCK as u64 {
-            return Err(invalid(format!("the archive ends inside a header, {} of {BLOCK} bytes", self.remaining)));
-        }
         let mut header = [0; BLOCK];
-        self.reader.read_exact(&mut header)?;
-        self.remaining -= BLOCK as u64;
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.reader.read(&mut header[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match filled {
+            0 => return Ok(None),
+            BLOCK => self.position += BLOCK as u64,
+            _ => return Err(invalid(format!("the archive ends inside a header, {filled} of {BLOCK} bytes"))),
+        }
         if header == [0; BLOCK] {
+            self.ended = true;
             return Ok(None);
         }
         let stored = number(&header[148..156]);
@@ -129,8 +159,8 @@ impl<R: BufRead + Seek> TarMembers<R> {
     }
 
     fn check(&self, size: u64) -> io::Result<()> {
-        if size > self.remaining {
-            return Err(invalid(format!("the tar header names {size} bytes, and {} are left", self.remaining)));
+        if size > self.remaining() {
+            return Err(invalid(format!("the tar header names {size} bytes, and {} are left", self.remaining())));
         }
         Ok(())
     }
@@ -142,14 +172,14 @@ impl<R: BufRead + Seek> TarMembers<R> {
         }
         let mut data = vec![0; size as usize];
         self.reader.read_exact(&mut data)?;
-        self.remaining -= size;
+        self.position += size;
         self.pass(padded(size) - size)?;
         Ok(data)
     }
 
     fn pass(&mut self, size: u64) -> io::Result<()> {
         self.check(size)?;
-        self.remaining -= size;
+        self.position += size;
         // Inside the buffer where possible, and at worst one seek.
         if let Ok(small) = usize::try_from(size)
             && self.reader.fill_buf()?.len() >= small
@@ -235,7 +265,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], limit: u64) -> Vec<Result<TarMember, String>> {
-        let mut members = TarMembers::new(Cursor::new(bytes), bytes.len() as u64);
+        let mut members = TarMembers::new(Cursor::new(bytes), Some(bytes.len() as u64));
         let mut found = Vec::new();
         loop {
             match members.next(|name| if name.ends_with(".npy") { Wish::Skip } else { Wish::Read { limit } }) {

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sparc_data::source::Patience;
 use sparc_data::transform::{Augmentation, ResizeMode};
-use sparc_data::{CaptionChoice, RegionSettings};
+use sparc_data::{CaptionChoice, DataSpec, LastBatch, RegionSettings};
 use sparc_models::ModelSize;
 use sparc_models::networks::{CaptionerConfig, SpecialTokens};
 use sparc_models::vit::VitConfig;
@@ -75,8 +76,15 @@ pub struct TextTowerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Training shards: `a::b` joins, `{000..011}` and `*` expand.
-    pub train: String,
+    /// Training data: a pattern (`a::b` joins, `{000..011}` and `*` expand), one data set, or a list of
+    /// data sets to be mixed by weight.
+    pub train: DataSpec,
+    /// How patient to be with servers and commands that give shards. Absent, `Patience::default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Patience>,
+    /// What becomes of the incomplete batch at the end of an epoch: it is dropped unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub last_batch: LastBatch,
     /// A Hugging Face `tokenizer.json`.
     pub tokenizer: PathBuf,
     /// Which of several captions.
@@ -120,6 +128,10 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// How many checkpoints are kept.
     pub keep_checkpoints: usize,
+}
+
+fn is_default(last_batch: &LastBatch) -> bool {
+    *last_batch == LastBatch::default()
 }
 
 impl RunConfig {
@@ -283,7 +295,8 @@ pub(crate) mod tests {
         let config = parse(EXAMPLE, &[]).unwrap();
         assert_eq!((config.data.regions, config.data.dct_scaling, config.data.shuffle_mib), (None, false, None));
         assert_eq!(config.data.augmentation.random_augment, None);
-        for key in ["regions", "dct_scaling", "shuffle_mib", "random_augment"] {
+        assert_eq!((config.data.remote, config.data.last_batch), (None, LastBatch::Drop));
+        for key in ["regions", "dct_scaling", "shuffle_mib", "random_augment", "remote", "last_batch"] {
             assert!(!config.to_yaml().contains(key), "old checkpoints have no {key}");
         }
         let settings = [
@@ -293,14 +306,23 @@ pub(crate) mod tests {
             "data.augmentation.random_augment={operations: 2, magnitude: 7, probability: 0.5}",
             "data.resize=pad",
             "data.captions=all",
+            "data.last_batch=fill",
+            "data.remote={retries: 3, timeout_s: 5}",
+            "data.train=[{data: 'a.tar::b.tar', weight: 2}, {data: c.csv, weight: 0.5, resample: true, columns: {image: url, text: caption}}]",
         ];
         let config = parse(EXAMPLE, &settings.map(String::from)).unwrap();
         assert_eq!(config.data.regions, Some(RegionSettings { max: 4, context_length: 16 }));
         assert_eq!(config.data.augmentation.random_augment.unwrap().magnitude, 7.0);
         assert_eq!((config.data.resize, config.data.captions), (ResizeMode::Pad, CaptionChoice::All));
+        assert_eq!(config.data.remote, Some(Patience { retries: 3, timeout_s: 5.0 }));
+        assert_eq!(config.data.last_batch, LastBatch::Fill);
+        let DataSpec::Mixture(sets) = &config.data.train else { panic!("{:?}", config.data.train) };
+        assert!(sets.len() == 2 && sets[1].resample && sets[0].weight == Some(2.0));
         assert_eq!(parse(&config.to_yaml(), &[]).unwrap(), config);
         let error = parse(EXAMPLE, &["data.regions={max: 4, context: 16}".into()]).unwrap_err();
         assert!(error.contains("data.regions") && error.contains("did you mean `context_length`?"), "{error}");
+        let error = parse(EXAMPLE, &["data.train=[{data: a.tar, wieght: 1}]".into()]).unwrap_err();
+        assert!(error.contains("data.train[0]") && error.contains("did you mean `weight`?"), "{error}");
     }
 
     #[test]

@@ -104,6 +104,8 @@ mod tests {
         shards synth seed
         shards synth image_size
         shards synth if_missing
+        shards index data
+        shards index json
         tokenizer train data
         tokenizer train out
         tokenizer train vocab_size

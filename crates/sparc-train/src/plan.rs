@@ -1,10 +1,8 @@
 //! From configuration to plan: every cross-field check in one place, before anything is built.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
-use sparc_data::shards::expand_shards;
-use sparc_data::{LoaderConfig, Preparation, TextTokenizer, Tokenizers};
+use sparc_data::source::Source;
+use sparc_data::{Columns, DataSet, DataSpec, LoaderConfig, Preparation, Share, TextTokenizer, Tokenizers};
 use sparc_models::networks::{CocaConfig, DualEncoderConfig, NetworkConfig};
 use sparc_models::text::TextConfig;
 use tch::Device;
@@ -25,8 +23,11 @@ pub struct RunPlan {
 /// What a configuration leads to on this machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resolved {
-    /// Training shards in their canonical order.
-    pub shards: Vec<PathBuf>,
+    /// Training shards and tables in their canonical order, those of all data sets one after the other.
+    pub shards: Vec<Source>,
+    /// How the data sets are read; absent for one that takes each of its shards once an epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sets: Option<Vec<ResolvedSet>>,
     /// Number of token ids.
     pub vocab_size: i64,
     /// Hash of the tokenizer's file.
@@ -42,6 +43,17 @@ pub struct Resolved {
     pub threads: i32,
 }
 
+/// One data set of several, or one that resamples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedSet {
+    /// How many of the shards are its own.
+    pub shards: usize,
+    /// Its weight.
+    pub weight: f64,
+    /// Whether an epoch draws its shards with replacement.
+    pub resample: bool,
+}
+
 impl RunPlan {
     /// Checks the configuration, finds the shards and reads the tokenizer.
     ///
@@ -50,12 +62,20 @@ impl RunPlan {
     /// The first thing that does not fit, with its key.
     pub fn resolve(config: RunConfig) -> Result<(RunPlan, TextTokenizer), Error> {
         check(&config).map_err(Error::Plan)?;
-        let shards = expand_shards(&config.data.train)?;
+        let data = config.data.train.resolve()?;
+        let sets = (data.len() > 1 || data.iter().any(|set| set.resample)).then(|| {
+            let resolved = |set: &DataSet| {
+                let DataSet { sources, weight, resample, columns: _ } = set;
+                ResolvedSet { shards: sources.len(), weight: *weight, resample: *resample }
+            };
+            data.iter().map(resolved).collect()
+        });
         let tokenizer = TextTokenizer::from_file(&config.data.tokenizer, config.model.text.context_length as usize)?;
         Tokenizers::new(tokenizer.clone(), config.data.regions)
             .map_err(|reason| Error::Plan(format!("data.regions.context_length: {reason}")))?;
         let resolved = Resolved {
-            shards,
+            shards: data.into_iter().flat_map(|set| set.sources).collect(),
+            sets,
             vocab_size: tokenizer.vocab_size() as i64,
             tokenizer_fingerprint: tokenizer.fingerprint().to_owned(),
             n_patches: config.model.image.grid().len(),
@@ -110,8 +130,11 @@ impl RunPlan {
     pub fn loader(&self) -> LoaderConfig {
         let RunConfig { seed, data, train, model, .. } = &self.config;
         LoaderConfig {
-            shards: self.resolved.shards.clone(),
+            data: self.data_sets(),
+            patience: data.remote.unwrap_or_default(),
             batch_size: train.batch_size,
+            share: Share::WHOLE,
+            last_batch: data.last_batch,
             shuffle_buffer: data.shuffle_buffer,
             shuffle_bytes: data.shuffle_mib.map(|mib| mib.saturating_mul(1 << 20)),
             workers: data.workers,
@@ -128,6 +151,28 @@ impl RunPlan {
                 seed: *seed,
             },
         }
+    }
+
+    /// The data sets with their shards.
+    fn data_sets(&self) -> Vec<DataSet> {
+        let mut columns: Vec<Option<Columns>> = match &self.config.data.train {
+            DataSpec::Pattern(_) => Vec::new(),
+            DataSpec::Set(set) => vec![set.columns.clone()],
+            DataSpec::Mixture(sets) => sets.iter().map(|set| set.columns.clone()).collect(),
+        };
+        let mut shards = self.resolved.shards.iter().cloned();
+        let all = ResolvedSet { shards: self.resolved.shards.len(), weight: 1.0, resample: false };
+        let sets = self.resolved.sets.clone().unwrap_or_else(|| vec![all]);
+        columns.resize(sets.len(), None);
+        sets.into_iter()
+            .zip(columns)
+            .map(|(set, columns)| DataSet {
+                sources: shards.by_ref().take(set.shards).collect(),
+                weight: set.weight,
+                resample: set.resample,
+                columns: columns.unwrap_or_default(),
+            })
+            .collect()
     }
 
     /// The plan as YAML.
@@ -165,13 +210,14 @@ impl RunPlan {
 
 /// Keys that may change between the parts of a run: they move no sample and, but for rounding, no
 /// number.
-const HARMLESS: [&str; 11] = [
+const HARMLESS: [&str; 12] = [
     "config.output",
     "config.data.workers",
     "config.data.prefetch",
     "config.data.max_skipped_share",
     "config.data.tokenizer",
     "config.data.train",
+    "config.data.remote",
     "config.train.log_every",
     "config.train.checkpoint_every",
     "config.train.keep_checkpoints",
@@ -238,6 +284,9 @@ fn check(config: &RunConfig) -> Result<(), String> {
     }
     if let Some(random_augment) = &data.augmentation.random_augment {
         random_augment.validate().map_err(|reason| format!("data.augmentation.random_augment.{reason}"))?;
+    }
+    if let Some(remote) = &data.remote {
+        remote.validate().map_err(|reason| format!("data.remote.{reason}"))?;
     }
     model.image.validate().map_err(|reason| format!("model.image: {reason}"))?;
     config.optimizer.validate(train.steps)?;

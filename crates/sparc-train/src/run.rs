@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
+use sparc_core::seed;
+use sparc_data::stages::Stage;
 use sparc_data::{LoadedBatch, Loader, LoaderState, TextTokenizer};
 use sparc_models::networks::Network;
 use tch::Kind;
@@ -76,8 +78,9 @@ pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc
         }
     };
     let log = MetricsLog::open(run, optimizer.updates())?;
-    let loader = Loader::start(plan.loader(), tokenizer, state);
-    Run { plan, run, network, optimizer, log, loader, state, window: Window::new() }.go(stop)
+    let loader = Loader::start(plan.loader(), tokenizer, state.clone());
+    let window = Window::new(&loader);
+    Run { plan, run, network, optimizer, log, loader, state, batch: String::new(), window }.go(stop)
 }
 
 fn is_same_folder(a: &Path, b: &Path) -> bool {
@@ -117,6 +120,8 @@ struct Run<'a> {
     log: MetricsLog,
     loader: Loader,
     state: LoaderState,
+    /// Fingerprint of the last batch's keys.
+    batch: String,
     window: Window,
 }
 
@@ -128,15 +133,15 @@ impl Run<'_> {
             let metrics = self.one_step()?;
             let done = self.optimizer.updates();
             if done.is_multiple_of(train.log_every) || done == train.steps {
-                let speed = self.window.close(train.batch_size);
+                let (speed, stages) = self.window.close(train.batch_size, &self.loader);
                 progress.logged(done, &metrics, speed, &self.loader.skips());
-                self.write_log(done, &metrics, speed)?;
+                self.write_log(done, &metrics, speed, stages)?;
             }
             progress.advance(done);
             let last = done == train.steps;
             let interrupted = stop.load(Ordering::Relaxed) && !last;
             if last || interrupted || done.is_multiple_of(train.checkpoint_every) {
-                let saved = checkpoint::save(self.run, &self.network, &self.optimizer, self.plan, self.state)?;
+                let saved = checkpoint::save(self.run, &self.network, &self.optimizer, self.plan, self.state.clone())?;
                 if interrupted || last {
                     progress.finish();
                     return Ok(if last { Ending::Finished(saved) } else { Ending::Interrupted(saved) });
@@ -159,17 +164,31 @@ impl Run<'_> {
         let metrics = step(&mut self.network, &mut self.optimizer, objective, &batch, *seed, learning_rate)?;
         self.window.steps += 1;
         self.state = state;
+        let keys: Vec<&[u8]> = batch.keys.iter().map(|key| key.as_bytes()).collect();
+        self.batch = format!("{:016x}", seed::derive(0, &keys));
         Ok(metrics)
     }
 
-    fn write_log(&mut self, done: u64, metrics: &StepMetrics, speed: Speed) -> Result<(), Error> {
+    fn write_log(
+        &mut self,
+        done: u64,
+        metrics: &StepMetrics,
+        speed: Speed,
+        stages: Map<String, Value>,
+    ) -> Result<(), Error> {
         let mut line = Map::new();
         line.insert("step".into(), done.into());
         line.insert("epoch".into(), self.state.epoch.into());
+        if !self.state.sets.is_empty() {
+            let epochs: Vec<u64> = self.state.sets.iter().map(|set| set.epoch).collect();
+            line.insert("epoch_of_set".into(), epochs.into());
+        }
+        line.insert("batch_fingerprint".into(), self.batch.clone().into());
         line.insert("samples".into(), (done * self.plan.config.train.batch_size as u64).into());
         line.extend(metrics.values.iter().map(|(name, value)| (name.clone(), (*value).into())));
         line.insert("samples_per_s".into(), speed.samples_per_s.into());
         line.insert("data_wait_share".into(), speed.data_wait_share.into());
+        line.insert("stages_s".into(), stages.into());
         let skips: Map<String, Value> =
             self.loader.skips().iter().map(|(reason, count)| (reason.to_string(), count.into())).collect();
         if !skips.is_empty() {
@@ -193,20 +212,27 @@ struct Window {
     since: Instant,
     waited: Duration,
     steps: u64,
+    /// The loader's stages at the last log line.
+    stages: [Duration; Stage::ALL.len()],
 }
 
 impl Window {
-    fn new() -> Window {
-        Window { since: Instant::now(), waited: Duration::ZERO, steps: 0 }
+    fn new(loader: &Loader) -> Window {
+        let stages = Stage::ALL.map(|stage| loader.stages().get(stage));
+        Window { since: Instant::now(), waited: Duration::ZERO, steps: 0, stages }
     }
 
-    fn close(&mut self, batch_size: usize) -> Speed {
+    /// Speed and seconds of each stage of loading since the last log line; the next window begins.
+    fn close(&mut self, batch_size: usize, loader: &Loader) -> (Speed, Map<String, Value>) {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
         let speed = Speed {
             samples_per_s: self.steps as f64 * batch_size as f64 / seconds,
             data_wait_share: self.waited.as_secs_f64() / seconds,
         };
-        *self = Window::new();
-        speed
+        let before = std::mem::replace(self, Window::new(loader)).stages;
+        // To the microsecond: what is finer is noise.
+        let spent = |now: Duration, before: Duration| (now.saturating_sub(before).as_secs_f64() * 1e6).round() / 1e6;
+        let stages = Stage::ALL.iter().zip(self.stages).zip(before);
+        (speed, stages.map(|((stage, now), before)| (stage.to_string(), spent(now, before).into())).collect())
     }
 }

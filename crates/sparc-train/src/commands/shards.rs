@@ -1,5 +1,7 @@
 //! `sparc shards`.
 
+mod index;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -10,6 +12,8 @@ use sparc_train::progress::bar;
 pub enum ShardsCommand {
     /// Make Shapes, the synthetic data set with known answers
     Synth(SynthArguments),
+    /// Write an index beside each shard, so that a resume passes over samples unread
+    Index(index::IndexArguments),
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +47,7 @@ const SAMPLES_PER_SHARD: usize = 1000;
 pub fn run(command: &ShardsCommand) -> anyhow::Result<()> {
     match command {
         ShardsCommand::Synth(arguments) => synth(arguments),
+        ShardsCommand::Index(arguments) => index::index(arguments),
     }
 }
 

@@ -90,8 +90,9 @@ impl Fixture {
         text.lines()
             .map(|line| {
                 let mut line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
-                line.remove("samples_per_s");
-                line.remove("data_wait_share");
+                for speed in ["samples_per_s", "data_wait_share", "stages_s"] {
+                    line.remove(speed).unwrap();
+                }
                 serde_json::Value::Object(line).to_string()
             })
             .collect()

@@ -5,5 +5,6 @@ mod captions;
 mod configs;
 mod fixture;
 mod objectives;
+mod order;
 mod resume;
 mod tasks;

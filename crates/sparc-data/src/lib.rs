@@ -2,7 +2,8 @@
 //!
 //! [`Loader`] makes training batches, [`EvalSet`] annotated samples in order. Both read WebDataset
 //! tars ([`shards`]) in the project's record format ([`record`]); whatever cannot be read is skipped,
-//! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set.
+//! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set,
+//! [`shard_tools`] makes shards from other data and looks into shards.
 
 pub mod decode;
 mod directions;
@@ -18,9 +19,11 @@ pub mod record;
 mod regions;
 pub mod resample;
 pub mod shapes;
+pub mod shard_tools;
 pub mod shard_writer;
 pub mod shards;
 pub mod skips;
+pub mod stage_rates;
 mod tar_members;
 mod tokenizer;
 pub mod transform;

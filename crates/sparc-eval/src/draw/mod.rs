@@ -1,16 +1,18 @@
-//! Pixels: heatmaps over images and alignment sheets.
+//! Pixels: heatmaps over images, alignment sheets and contact sheets.
 //!
 //! Pure functions on [`image::RgbImage`], with no files and no tensors. Text is drawn with the
 //! bitmap font of `noto-sans-mono-bitmap`; a character that the font lacks becomes a box, never a
 //! panic.
 
 mod colour_map;
+mod contact_sheet;
 mod heatmap;
 mod pieces;
 mod sheet;
 mod text;
 
 pub use colour_map::{INFERNO, inferno};
+pub use contact_sheet::{Contact, contact_sheet};
 pub(crate) use heatmap::{CLEARING, OPACITY, WEAKEST_LEVEL};
 pub use heatmap::{Upsampling, kept_patches, overlay_heatmap, relative_weights};
 pub use pieces::{Token, TokenKind, read_pieces};

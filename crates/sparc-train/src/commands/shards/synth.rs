@@ -1,16 +1,10 @@
-//! `sparc shards`.
+//! `sparc shards synth`.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use sparc_data::shapes::{ShapesConfig, is_complete, write_shapes};
 use sparc_train::progress::bar;
-
-#[derive(Debug, Subcommand)]
-pub enum ShardsCommand {
-    /// Make Shapes, the synthetic data set with known answers
-    Synth(SynthArguments),
-}
 
 #[derive(Debug, Args)]
 pub struct SynthArguments {
@@ -40,13 +34,7 @@ pub struct SynthArguments {
 /// Scenes in a shard.
 const SAMPLES_PER_SHARD: usize = 1000;
 
-pub fn run(command: &ShardsCommand) -> anyhow::Result<()> {
-    match command {
-        ShardsCommand::Synth(arguments) => synth(arguments),
-    }
-}
-
-fn synth(arguments: &SynthArguments) -> anyhow::Result<()> {
+pub fn synth(arguments: &SynthArguments) -> anyhow::Result<()> {
     let config = ShapesConfig {
         seed: arguments.seed,
         image_size: arguments.image_size,

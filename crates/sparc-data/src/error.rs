@@ -76,6 +76,19 @@ pub enum Error {
         /// What was left out.
         skips: SkipCounts,
     },
+    /// A table of captions or a file of annotations that is not what it should be.
+    #[error("{path}{place}: {reason}", path = path.display(), place = line.map(|line| format!(" line {line}")).unwrap_or_default())]
+    Annotations {
+        /// The file.
+        path: PathBuf,
+        /// The line, where one is at fault.
+        line: Option<u64>,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// Shards could not be written.
+    #[error(transparent)]
+    Write(#[from] crate::shard_writer::Error),
     /// A tokenizer file that cannot be used.
     #[error("tokenizer {path}: {reason}", path = path.display())]
     Tokenizer {

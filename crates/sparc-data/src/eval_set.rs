@@ -110,7 +110,7 @@ fn annotate(
     })
 }
 
-fn read_class(sample: &RawSample, skips: &mut Vec<Skip>) -> Option<usize> {
+pub(crate) fn read_class(sample: &RawSample, skips: &mut Vec<Skip>) -> Option<usize> {
     let text = String::from_utf8_lossy(sample.members.get("cls")?);
     match text.trim().parse() {
         Ok(class) => Some(class),

@@ -3,7 +3,8 @@
 //! [`Loader`] makes training batches, [`EvalSet`] annotated samples in order. Both read WebDataset
 //! tars ([`shards`]) in the project's record format ([`record`]); training reads them from disks, servers
 //! and commands ([`source`]), and mixes data sets ([`DataSpec`]). Whatever cannot be read is skipped,
-//! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set.
+//! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set,
+//! [`shard_tools`] makes shards from other data and looks into shards.
 
 mod collator;
 mod data_spec;
@@ -25,10 +26,12 @@ pub mod record;
 mod regions;
 pub mod resample;
 pub mod shapes;
+pub mod shard_tools;
 pub mod shard_writer;
 pub mod shards;
 pub mod skips;
 pub mod source;
+pub mod stage_rates;
 pub mod stages;
 mod table;
 mod tar_members;

@@ -184,6 +184,7 @@ pub(crate) fn read_captions(sample: &RawSample, record: &RecordJson) -> Result<V
 pub(crate) struct ImageMember<'a> {
     sample: &'a RawSample,
     pub(crate) extension: &'static str,
+    bytes: &'a [u8],
     pub(crate) encoded: EncodedImage<'a>,
 }
 
@@ -194,10 +195,15 @@ pub(crate) fn open_image(sample: &RawSample) -> Result<ImageMember<'_>, Skip> {
         .find_map(|extension| sample.members.get(extension).map(|bytes| (extension, bytes)))
         .ok_or_else(|| sample.skip(SkipReason::NoImage, "no .jpg, .jpeg, .png or .webp member"))?;
     let encoded = EncodedImage::open(bytes).map_err(|error| unusable_image(sample, extension, &error))?;
-    Ok(ImageMember { sample, extension, encoded })
+    Ok(ImageMember { sample, extension, bytes, encoded })
 }
 
-impl ImageMember<'_> {
+impl<'a> ImageMember<'a> {
+    /// The member as stored.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The upright pixels.
     pub(crate) fn decode(self, reduction: Reduction) -> Result<DecodedImage, Skip> {
         self.encoded.decode(reduction).map_err(|error| unusable_image(self.sample, self.extension, &error))

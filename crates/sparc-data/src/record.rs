@@ -1,5 +1,6 @@
 //! The project's record format: the members of one sample (see `docs/formats/shards.md`).
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::skips::SkipReason;
@@ -89,11 +90,16 @@ impl RecordJson {
     ///
     /// What the parser said of the member as it is.
     pub fn parse(bytes: &[u8]) -> Result<RecordJson, serde_json::Error> {
-        serde_json::from_slice(bytes).or_else(|error| match without_python_numbers(bytes) {
-            Some(repaired) => serde_json::from_slice(&repaired).map_err(|_| error),
-            None => Err(error),
-        })
+        from_python_json(bytes)
     }
+}
+
+/// JSON as Python writes it, with `null` for numbers that JSON does not have.
+pub(crate) fn from_python_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(bytes).or_else(|error| match without_python_numbers(bytes) {
+        Some(repaired) => serde_json::from_slice(&repaired).map_err(|_| error),
+        None => Err(error),
+    })
 }
 
 /// The text with `null` for every NaN, Infinity and -Infinity outside strings; `None` if there is none.

@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use webdataset::shard::compress::Compression;
-use webdataset::{Sample, TarWriter};
+use webdataset::{Sample, TarWriter, Value};
 
 /// Bytes gathered before the file is written to: about a hundred small samples.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -49,16 +49,41 @@ pub enum Error {
     },
 }
 
-/// Writes samples to `<folder>/<split>-%05d.tar`, a fixed number to a shard.
+/// When a shard is full, whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardLimits {
+    /// Most samples.
+    pub samples: usize,
+    /// Most bytes of the file. A larger sample gets a shard of its own.
+    pub bytes: u64,
+}
+
+impl ShardLimits {
+    /// A limit of the number alone.
+    pub fn samples(samples: usize) -> ShardLimits {
+        ShardLimits { samples, bytes: u64::MAX }
+    }
+}
+
+/// A shard that is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenShard {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Samples in it.
+    pub n_samples: usize,
+}
+
+/// Writes samples to `<folder>/<split>-%05d.tar`, as many to a shard as its limits allow.
 ///
 /// [`ShardWriter::finish`] must be called: dropping the writer discards the shard in work.
 #[derive(Debug)]
 pub struct ShardWriter {
     folder: PathBuf,
     split: String,
-    samples_per_shard: usize,
+    limits: ShardLimits,
     current: Option<OpenShard>,
-    finished: Vec<PathBuf>,
+    finished: Vec<WrittenShard>,
 }
 
 /// A shard under its temporary name.
@@ -69,6 +94,7 @@ struct OpenShard {
     file: File,
     temporary: PathBuf,
     n_samples: usize,
+    bytes: u64,
 }
 
 impl ShardWriter {
@@ -76,24 +102,18 @@ impl ShardWriter {
     ///
     /// # Errors
     ///
-    /// When `samples_per_shard` is zero, `split` is not a plain file name, or the folder cannot be made.
-    pub fn new(folder: &Path, split: &str, samples_per_shard: usize) -> Result<Self, Error> {
+    /// When a limit is zero, `split` is not a plain file name, or the folder cannot be made.
+    pub fn new(folder: &Path, split: &str, limits: ShardLimits) -> Result<Self, Error> {
         let invalid = |problem: String| Error::Invalid { path: folder.to_owned(), problem };
-        if samples_per_shard == 0 {
-            return Err(invalid("a shard must hold at least one sample".into()));
+        if limits.samples == 0 || limits.bytes == 0 {
+            return Err(invalid("a shard must hold at least one sample and one byte".into()));
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if split.is_empty() || !split.chars().all(plain) {
             return Err(invalid(format!("{split:?} is not a split's name")));
         }
         fs::create_dir_all(folder).map_err(at("create the folder", folder))?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            split: split.to_owned(),
-            samples_per_shard,
-            current: None,
-            finished: Vec::new(),
-        })
+        Ok(Self { folder: folder.to_owned(), split: split.to_owned(), limits, current: None, finished: Vec::new() })
     }
 
     /// Name of the shard with number `index`.
@@ -107,6 +127,10 @@ impl ShardWriter {
     ///
     /// When the sample or the shard cannot be written. The shard in work is then discarded.
     pub fn write(&mut self, sample: &Sample) -> Result<(), Error> {
+        let bytes = archived_bytes(sample);
+        if let Some(full) = self.current.take_if(|shard| shard.bytes.saturating_add(bytes) > self.limits.bytes) {
+            self.complete(full)?;
+        }
         let mut shard = match self.current.take() {
             Some(shard) => shard,
             None => self.open()?,
@@ -118,7 +142,8 @@ impl ShardWriter {
             return Err(Error::Tar { what, path, source });
         }
         shard.n_samples += 1;
-        if shard.n_samples == self.samples_per_shard {
+        shard.bytes += bytes;
+        if shard.n_samples == self.limits.samples {
             self.complete(shard)
         } else {
             self.current = Some(shard);
@@ -126,12 +151,12 @@ impl ShardWriter {
         }
     }
 
-    /// Completes the last shard and returns the paths of all shards, in order.
+    /// Completes the last shard and returns all shards, in order.
     ///
     /// # Errors
     ///
     /// When the last shard cannot be ended, synced or renamed.
-    pub fn finish(mut self) -> Result<Vec<PathBuf>, Error> {
+    pub fn finish(mut self) -> Result<Vec<WrittenShard>, Error> {
         if let Some(shard) = self.current.take() {
             self.complete(shard)?;
         }
@@ -151,12 +176,12 @@ impl ShardWriter {
         })?;
         // A fixed time makes equal samples into equal files.
         let tar = tar.with_mtime(Some(0));
-        Ok(OpenShard { tar, file, temporary, n_samples: 0 })
+        Ok(OpenShard { tar, file, temporary, n_samples: 0, bytes: END_OF_ARCHIVE })
     }
 
     /// Ends the archive (its writer's `Drop` would only log an error), syncs it and names it.
     fn complete(&mut self, shard: OpenShard) -> Result<(), Error> {
-        let OpenShard { tar, file, temporary, .. } = shard;
+        let OpenShard { tar, file, temporary, n_samples, .. } = shard;
         let name = Self::shard_name(&self.split, self.finished.len());
         let path = self.folder.join(name);
         let ended = tar.close().map_err(|source| Error::Tar {
@@ -166,7 +191,7 @@ impl ShardWriter {
         });
         let named = ended.and_then(|()| publish(&file, &temporary, &path));
         match named {
-            Ok(()) => self.finished.push(path),
+            Ok(()) => self.finished.push(WrittenShard { path, n_samples }),
             Err(_) => discard_file(&temporary),
         }
         named
@@ -186,6 +211,22 @@ impl OpenShard {
         // Unlinked first, so that the trailer written by the archive writer's `Drop` goes nowhere.
         discard_file(&self.temporary);
     }
+}
+
+/// Bytes of the blocks of zeros that end an archive.
+const END_OF_ARCHIVE: u64 = 1024;
+
+/// Bytes that a sample takes in an archive: for each member a header and whole blocks. (Names of more
+/// than a hundred bytes take some more, which a limit of megabytes need not know.)
+fn archived_bytes(sample: &Sample) -> u64 {
+    const BLOCK: u64 = 512;
+    let bytes = |value: &Value| match value {
+        Value::Bytes(bytes) => bytes.len() as u64,
+        Value::Text(text) => text.len() as u64,
+        _ => 0,
+    };
+    let members = sample.iter().filter(|(name, _)| !name.starts_with("__"));
+    members.map(|(_, value)| BLOCK + bytes(value).next_multiple_of(BLOCK)).sum()
 }
 
 /// Writes a whole file through a temporary name in the same folder, fsynced before the rename.
@@ -237,7 +278,6 @@ fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use webdataset::Value;
 
     fn sample(index: usize) -> Sample {
         let mut sample = Sample::with_key(format!("{index:03}"));
@@ -255,15 +295,15 @@ mod tests {
     #[test]
     fn shards_roll_over_and_nothing_else_remains() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::new(&folder.path().join("new"), "train", 2).unwrap();
+        let mut writer = ShardWriter::new(&folder.path().join("new"), "train", ShardLimits::samples(2)).unwrap();
         for index in 0..5 {
             writer.write(&sample(index)).unwrap();
         }
         let shards = writer.finish().unwrap();
         let expected = ["train-00000.tar", "train-00001.tar", "train-00002.tar"];
         assert_eq!(names(&folder.path().join("new")), expected);
-        assert_eq!(shards.len(), 3);
-        let read = webdataset::shard::TarFiles::open(shards[1].to_str().unwrap()).unwrap();
+        assert_eq!(shards.iter().map(|shard| shard.n_samples).collect::<Vec<_>>(), [2, 2, 1]);
+        let read = webdataset::shard::TarFiles::open(shards[1].path.to_str().unwrap()).unwrap();
         let members: Vec<String> = read.map(|file| file.unwrap().name).collect();
         assert_eq!(members, ["002.txt", "003.txt"]);
     }
@@ -271,17 +311,32 @@ mod tests {
     #[test]
     fn a_shard_has_no_final_name_before_it_is_complete() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::new(folder.path(), "val", 3).unwrap();
+        let mut writer = ShardWriter::new(folder.path(), "val", ShardLimits::samples(3)).unwrap();
         writer.write(&sample(0)).unwrap();
         assert_eq!(names(folder.path()), ["val-00000.tar.tmp"]);
         drop(writer);
         assert_eq!(names(folder.path()), [""; 0]);
     }
 
+    /// Files stay below the limit, but for a sample that alone is above it.
+    #[test]
+    fn bytes_end_a_shard_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = ShardLimits { samples: 9, bytes: 4_096 };
+        let mut writer = ShardWriter::new(folder.path(), "train", limits).unwrap();
+        for index in [1, 2, 3, 60, 1, 1] {
+            writer.write(&sample(index)).unwrap();
+        }
+        let shards = writer.finish().unwrap();
+        assert_eq!(shards.iter().map(|shard| shard.n_samples).collect::<Vec<_>>(), [3, 1, 2]);
+        let bytes = |shard: &WrittenShard| fs::metadata(&shard.path).unwrap().len();
+        assert_eq!(shards.iter().map(bytes).collect::<Vec<_>>(), [4_096, 512 + 6_144 + 1_024, 3_072]);
+    }
+
     #[test]
     fn a_bad_sample_leaves_only_complete_shards() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::new(folder.path(), "val", 1).unwrap();
+        let mut writer = ShardWriter::new(folder.path(), "val", ShardLimits::samples(1)).unwrap();
         writer.write(&sample(0)).unwrap();
         let error = writer.write(&Sample::new()).unwrap_err();
         assert!(error.to_string().contains("val-00001.tar.tmp"), "{error}");
@@ -294,7 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "in the way").unwrap();
-        let error = ShardWriter::new(&file.join("below"), "train", 1).unwrap_err();
+        let error = ShardWriter::new(&file.join("below"), "train", ShardLimits::samples(1)).unwrap_err();
         assert!(error.to_string().contains("file/below"), "{error}");
     }
 
@@ -302,7 +357,7 @@ mod tests {
     fn a_name_that_is_taken_by_a_folder_is_an_error_without_leftovers() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("train-00000.tar/held")).unwrap();
-        let mut writer = ShardWriter::new(folder.path(), "train", 1).unwrap();
+        let mut writer = ShardWriter::new(folder.path(), "train", ShardLimits::samples(1)).unwrap();
         let error = writer.write(&sample(1)).unwrap_err();
         assert!(error.to_string().contains("train-00000.tar"), "{error}");
         drop(writer);
@@ -312,9 +367,9 @@ mod tests {
     #[test]
     fn senseless_configurations_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(ShardWriter::new(folder.path(), "train", 0).is_err());
-        assert!(ShardWriter::new(folder.path(), "../train", 1).is_err());
-        assert!(ShardWriter::new(folder.path(), "", 1).is_err());
+        assert!(ShardWriter::new(folder.path(), "train", ShardLimits::samples(0)).is_err());
+        assert!(ShardWriter::new(folder.path(), "../train", ShardLimits::samples(1)).is_err());
+        assert!(ShardWriter::new(folder.path(), "", ShardLimits::samples(1)).is_err());
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum SkipReason {
     RegionOutOfFrame,
     /// Two members of a sample have the same name: the first counts.
     DuplicateMember,
+    /// An earlier sample has the same key. The loader takes both; tools that write or check shards say so.
+    DuplicateKey,
     /// A member is larger than is read: only the member is left out.
     MemberTooLarge,
     /// The label map or class index cannot be read: only that annotation is left out.
@@ -85,6 +87,7 @@ impl fmt::Display for SkipReason {
             SkipReason::EmptyPhrase => "empty_phrase",
             SkipReason::RegionOutOfFrame => "region_out_of_frame",
             SkipReason::DuplicateMember => "duplicate_member",
+            SkipReason::DuplicateKey => "duplicate_key",
             SkipReason::MemberTooLarge => "member_too_large",
             SkipReason::BadLabel => "bad_label",
             SkipReason::Tokenize => "tokenize",

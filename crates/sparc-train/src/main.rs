@@ -97,6 +97,73 @@ mod tests {
         report task
         report out
         report started
+        shards make images
+        shards make captions
+        shards make image_column
+        shards make caption_column
+        shards make out
+        shards make split
+        shards make max_shard_count
+        shards make max_shard_size
+        shards make json
+        shards convert coco images
+        shards convert coco captions
+        shards convert coco instances
+        shards convert coco stuff
+        shards convert coco panoptic
+        shards convert coco panoptic_masks
+        shards convert coco out
+        shards convert coco split
+        shards convert coco max_shard_count
+        shards convert coco max_shard_size
+        shards convert coco json
+        shards convert flickr30k images
+        shards convert flickr30k sentences
+        shards convert flickr30k annotations
+        shards convert flickr30k ids
+        shards convert flickr30k out
+        shards convert flickr30k split
+        shards convert flickr30k max_shard_count
+        shards convert flickr30k max_shard_size
+        shards convert flickr30k json
+        shards convert visual-genome images
+        shards convert visual-genome regions
+        shards convert visual-genome image_data
+        shards convert visual-genome coco_captions
+        shards convert visual-genome out
+        shards convert visual-genome split
+        shards convert visual-genome max_shard_count
+        shards convert visual-genome max_shard_size
+        shards convert visual-genome json
+        shards convert refcoco images
+        shards convert refcoco refs
+        shards convert refcoco instances
+        shards convert refcoco refs_split
+        shards convert refcoco coco_captions
+        shards convert refcoco out
+        shards convert refcoco split
+        shards convert refcoco max_shard_count
+        shards convert refcoco max_shard_size
+        shards convert refcoco json
+        shards convert grit data
+        shards convert grit out
+        shards convert grit split
+        shards convert grit max_shard_count
+        shards convert grit max_shard_size
+        shards convert grit json
+        shards convert img2dataset data
+        shards convert img2dataset out
+        shards convert img2dataset split
+        shards convert img2dataset max_shard_count
+        shards convert img2dataset max_shard_size
+        shards convert img2dataset json
+        shards lint data
+        shards lint json
+        shards stat data
+        shards stat json
+        shards peek data
+        shards peek out
+        shards peek count
         shards synth out
         shards synth train
         shards synth val
@@ -106,6 +173,12 @@ mod tests {
         shards synth if_missing
         shards index data
         shards index json
+        doctor data
+        doctor tokenizer
+        doctor image_size
+        doctor workers
+        doctor batch_size
+        doctor json
         tokenizer train data
         tokenizer train out
         tokenizer train vocab_size

@@ -12,7 +12,7 @@ use super::holdout::held_out_pairs;
 use super::record::{key, sample};
 use super::scene::{Split, scene};
 use super::{Error, ShapesConfig, metadata};
-use crate::shard_writer::ShardWriter;
+use crate::shard_writer::{ShardLimits, ShardWriter};
 
 /// Samples that one thread may be ahead of the writer.
 const SAMPLES_AHEAD: usize = 64;
@@ -50,14 +50,14 @@ pub fn write_shapes(
     progress(n_done, total);
     let mut shards = Vec::new();
     for split in Split::ALL {
-        let mut writer = ShardWriter::new(out, split.name(), config.samples_per_shard)?;
+        let mut writer = ShardWriter::new(out, split.name(), ShardLimits::samples(config.samples_per_shard))?;
         draw_in_order(config, split, threads.max(1), |sample| {
             writer.write(&sample)?;
             n_done += 1;
             progress(n_done, total);
             Ok(())
         })?;
-        shards.extend(writer.finish()?);
+        shards.extend(writer.finish()?.into_iter().map(|shard| shard.path));
     }
     let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
     metadata::end(config, out, shards.iter().filter_map(name).collect())?;

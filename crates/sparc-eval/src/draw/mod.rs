@@ -1,10 +1,11 @@
-//! Pixels: heatmaps over images, sheets of alignment, of masks and of regions.
+//! Pixels: heatmaps over images, sheets of alignment, of masks and of regions, contact sheets.
 //!
 //! Pure functions on [`image::RgbImage`], with no files and no tensors. Text is drawn with the
 //! bitmap font of `noto-sans-mono-bitmap`; a character that the font lacks becomes a box, never a
 //! panic.
 
 mod colour_map;
+mod contact_sheet;
 mod heatmap;
 mod masking;
 mod pieces;
@@ -13,6 +14,7 @@ mod sheet;
 mod text;
 
 pub use colour_map::{INFERNO, inferno};
+pub use contact_sheet::{Contact, contact_sheet};
 pub(crate) use heatmap::{CLEARING, OPACITY, WEAKEST_LEVEL};
 pub use heatmap::{Upsampling, kept_patches, overlay_heatmap, relative_weights};
 pub use masking::{MaskingSheet, masking_sheet};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use sparc_data::shard_writer::{ShardWriter, write_file_atomically};
+use sparc_data::shard_writer::{ShardLimits, ShardWriter, write_file_atomically};
 use sparc_data::shards::expand_shards;
 use sparc_data::{ImageSample, ImageSet};
 use sparc_train::captioning::{CaptionSettings, Captioner, MadeCaption};
@@ -114,7 +114,9 @@ impl Writer {
     fn new(arguments: &CaptionArguments) -> anyhow::Result<Writer> {
         let CaptionArguments { format, out, .. } = arguments;
         Ok(match (format, out) {
-            (Format::Shards, Some(folder)) => Writer::Shards(ShardWriter::new(folder, "captions", SAMPLES_PER_SHARD)?),
+            (Format::Shards, Some(folder)) => {
+                Writer::Shards(ShardWriter::new(folder, "captions", ShardLimits::samples(SAMPLES_PER_SHARD))?)
+            }
             _ => Writer::Lines { format: *format, out: out.clone(), text: String::new() },
         })
     }
@@ -144,8 +146,8 @@ impl Writer {
             Writer::Lines { out: Some(path), text, .. } => write_file_atomically(&path, text.as_bytes())?,
             Writer::Lines { out: None, .. } => {}
             Writer::Shards(shards) => {
-                for path in shards.finish()? {
-                    println!("{}", path.display());
+                for shard in shards.finish()? {
+                    println!("{}", shard.path.display());
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The subcommands of `sparc`, one file each.
 
 mod caption;
+mod doctor;
 mod embed;
 mod eval;
 mod inspect;
@@ -31,9 +32,11 @@ pub enum Command {
     Inspect(inspect::InspectArguments),
     /// Compare runs on a data set: a table, summary.json and report.html
     Report(report::ReportArguments),
-    /// Make shards
+    /// Make, convert and look into shards
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Measure each stage of loading alone, and say which one bounds the rate
+    Doctor(doctor::DoctorArguments),
     /// Make a tokenizer
     #[command(subcommand)]
     Tokenizer(tokenizer::TokenizerCommand),
@@ -52,6 +55,7 @@ impl Command {
             Command::Inspect(arguments) => inspect::inspect(&arguments),
             Command::Report(arguments) => report::report(&arguments),
             Command::Shards(command) => shards::run(&command),
+            Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Tokenizer(command) => tokenizer::run(&command),
         }
     }

@@ -1,20 +1,10 @@
-//! `sparc shards`.
-
-mod index;
+//! `sparc shards synth`.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use sparc_data::shapes::{ShapesConfig, is_complete, write_shapes};
 use sparc_train::progress::bar;
-
-#[derive(Debug, Subcommand)]
-pub enum ShardsCommand {
-    /// Make Shapes, the synthetic data set with known answers
-    Synth(SynthArguments),
-    /// Write an index beside each shard, so that a resume passes over samples unread
-    Index(index::IndexArguments),
-}
 
 #[derive(Debug, Args)]
 pub struct SynthArguments {
@@ -44,14 +34,7 @@ pub struct SynthArguments {
 /// Scenes in a shard.
 const SAMPLES_PER_SHARD: usize = 1000;
 
-pub fn run(command: &ShardsCommand) -> anyhow::Result<()> {
-    match command {
-        ShardsCommand::Synth(arguments) => synth(arguments),
-        ShardsCommand::Index(arguments) => index::index(arguments),
-    }
-}
-
-fn synth(arguments: &SynthArguments) -> anyhow::Result<()> {
+pub fn synth(arguments: &SynthArguments) -> anyhow::Result<()> {
     let config = ShapesConfig {
         seed: arguments.seed,
         image_size: arguments.image_size,

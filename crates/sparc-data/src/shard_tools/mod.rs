@@ -1,0 +1,21 @@
+//! Shards from other data, and what is in shards: `sparc shards make`, `convert`, `lint`, `stat` and `peek`.
+
+mod caption_table;
+pub mod convert;
+mod histogram;
+mod lint;
+mod make;
+mod peek;
+mod scan;
+mod sink;
+mod stat;
+
+pub use histogram::{Bin, Histogram};
+pub use lint::{LintReport, lint};
+pub use make::{CaptionColumns, make_shards};
+pub use peek::{PeekedSample, peek};
+pub use sink::{Output, Progress, WrittenShards};
+pub use stat::{ShardStatistics, statistics};
+
+#[cfg(test)]
+pub(crate) use sink::tests;

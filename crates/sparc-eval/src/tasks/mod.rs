@@ -34,6 +34,5 @@ pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
     ArmResults, BoxResults, CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults,
-    ImageCaption, Protocol, RegionResults,
-    RetrievalResults, SegmentationResults,
+    ImageCaption, Protocol, RegionResults, RetrievalResults, SegmentationResults,
 };

@@ -12,7 +12,8 @@ use sparc_data::skips::SkipCounts;
 use sparc_data::transform::ResizeMode;
 use sparc_eval::report::{MetricRow, text_table};
 use sparc_eval::tasks::{
-    ClassSet, EvalRequest, EvalResults, ImageCaption, Progress, RegionArm, RegionsRequest, SegmentationClasses, evaluate,
+    ClassSet, EvalRequest, EvalResults, ImageCaption, Progress, RegionArm, RegionsRequest, SegmentationClasses,
+    evaluate,
 };
 use sparc_train::CaptionerLosses;
 use sparc_train::captioning::{CaptionSettings, Captioner};

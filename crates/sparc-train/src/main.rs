@@ -72,6 +72,7 @@ mod tests {
         eval region_classes
         eval patches
         eval resize
+        eval caption
         embed checkpoint
         embed image
         embed regions
@@ -79,7 +80,6 @@ mod tests {
         ground checkpoint
         ground image
         ground phrase
-        eval caption
         caption checkpoint
         caption image
         caption data

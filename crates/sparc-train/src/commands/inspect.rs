@@ -13,6 +13,7 @@ use sparc_train::evaluation::Trained;
 use sparc_train::masked_view;
 use sparc_train::objective::Objective;
 use sparc_train::regions::Seen;
+use tch::Tensor;
 
 use super::embed::read_image;
 
@@ -42,7 +43,7 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let seen = trained.see(read_image(&arguments.image)?);
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
     let sheet = match (&arguments.text, &trained.plan.config.objective) {
-        (Some(text), Objective::Sycoca(_)) => masks(&trained, seen, text, title)?,
+        (Some(text), Objective::Sycoca(_)) => masks(&trained, seen.pixels, &seen.input_chw, text, title)?,
         (Some(text), _) => alignment(&trained, seen, text, title),
         (None, _) => regions(&trained, seen, arguments, title)?,
     };
@@ -93,16 +94,22 @@ fn parse_box(text: &str) -> Result<[f32; 4], String> {
     }
 }
 
-/// What SyCoCa's caption makes each decoder see, and what is rebuilt.
-fn masks(trained: &Trained, seen: Seen, text: &str, title: String) -> anyhow::Result<RgbImage> {
-    let view = masked_view(trained, &seen.input_chw, text)?;
-    let (width, height) = seen.pixels.dimensions();
+/// What SyCoCa's caption makes each decoder see, and what is rebuilt, of an image as the network gets it.
+pub fn masks(
+    trained: &Trained,
+    image: RgbImage,
+    image_chw: &Tensor,
+    text: &str,
+    title: String,
+) -> anyhow::Result<RgbImage> {
+    let view = masked_view(trained, image_chw, text)?;
+    let (width, height) = image.dimensions();
     let rebuilt = view.rebuilt_chw.map(|rebuilt_chw| {
         let values = Vec::<f32>::try_from(rebuilt_chw.contiguous().view([-1]))?;
         RgbImage::from_raw(width, height, denormalize(&values)).context("the rebuilt image has the input's size")
     });
     Ok(masking_sheet(&MaskingSheet {
-        image: seen.pixels,
+        image,
         caption: text.to_owned(),
         grid: (view.grid.height as usize, view.grid.width as usize),
         scores: view.scores,

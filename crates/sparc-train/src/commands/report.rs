@@ -19,8 +19,10 @@ use sparc_eval::tasks::EvalResults;
 use sparc_train::captioning::CaptionSettings;
 use sparc_train::evaluation::Trained;
 use sparc_train::metrics_log::read_metrics;
+use sparc_train::objective::Objective;
 
 use super::eval::{Task, request, run};
+use super::inspect::masks;
 
 #[derive(Debug, Args)]
 pub struct ReportArguments {
@@ -43,6 +45,8 @@ pub struct ReportArguments {
 
 /// Images whose regions are drawn, of each method that embeds regions.
 const REGION_PICTURES: usize = 4;
+/// Images of which each run of SyCoCa shows its masks.
+const MASK_PICTURES: usize = 3;
 /// Images in the report's gallery.
 const GALLERY: usize = 8;
 
@@ -151,10 +155,12 @@ fn facts(methods: &[Method], seconds: f64) -> Vec<(String, String)> {
 
 /// Loss curves, one chart per logged quantity that all or some runs have.
 fn curves(runs: &[(String, Trained)]) -> anyhow::Result<Vec<Chart>> {
-    const CHARTS: [(&str, &[&str], &str); 5] = [
+    const CHARTS: [(&str, &[&str], &str); 7] = [
         ("Contrastive loss (global)", &["loss_contrastive", "loss_global"], "loss"),
         ("Fine-grained loss (local)", &["loss_local"], "loss"),
         ("Regions against phrases", &["loss_region"], "loss"),
+        ("Captioning", &["loss_caption"], "loss"),
+        ("Reconstruction", &["loss_reconstruction"], "loss"),
         ("Boxes of phrases", &["loss_grounding"], "loss"),
         ("Pairs found in the batch", &["image_to_text_accuracy"], "share"),
     ];
@@ -196,9 +202,9 @@ fn gallery(methods: &[Method], shards: Vec<PathBuf>) -> anyhow::Result<Vec<Galle
     samples.into_iter().map(|sample| gallery_item(methods, sample, side)).collect()
 }
 
-/// Boxes and phrases of the first images with regions, by each method that embeds regions.
+/// Masks of SyCoCa; boxes and phrases of the first images with regions, by each method that embeds regions.
 fn pictures(methods: &[Method], tasks: &[Task], shards: &[PathBuf]) -> anyhow::Result<Vec<Picture>> {
-    let mut pictures = Vec::new();
+    let mut pictures = mask_pictures(methods, shards)?;
     if !tasks.contains(&Task::Regions) {
         return Ok(pictures);
     }
@@ -232,6 +238,29 @@ fn pictures(methods: &[Method], tasks: &[Task], shards: &[PathBuf]) -> anyhow::R
                 image: region_sheet(&RegionSheet { image, title: title.clone(), panels }),
                 title,
                 text: format!("annotated, in order: {}", truth.join("; ")),
+            });
+        }
+    }
+    Ok(pictures)
+}
+
+/// What the first captions make each decoder of SyCoCa see, and what is rebuilt.
+fn mask_pictures(methods: &[Method], shards: &[PathBuf]) -> anyhow::Result<Vec<Picture>> {
+    let mut pictures = Vec::new();
+    let sycoca = |method: &&Method| matches!(method.trained.plan.config.objective, Objective::Sycoca(_));
+    for Method { name, trained, .. } in methods.iter().filter(sycoca) {
+        let config = &trained.plan.config;
+        let side = config.model.image.image_size as u32;
+        let samples = EvalSet::new(shards.to_vec(), side, config.data.resize)
+            .filter(|sample| sample.as_ref().map_or(true, |sample| !sample.captions.is_empty()));
+        for sample in samples.take(MASK_PICTURES) {
+            let sample = sample?;
+            let image = RgbImage::from_raw(side, side, sample.pixels).context("the sample has side × side pixels")?;
+            let title = format!("{name}: masks of {}", sample.key);
+            pictures.push(Picture {
+                image: masks(trained, image, &sample.image_chw, &sample.captions[0], title.clone())?,
+                title,
+                text: "What the caption makes each decoder see, and what is rebuilt from it.".into(),
             });
         }
     }

@@ -63,6 +63,12 @@ fn captioners_are_evaluated() {
     assert_eq!(metric("n_captioned"), 24.0);
     assert_eq!(results["results"]["captioning"]["captions"].as_array().unwrap().len(), 24);
     assert!(results["results"]["captioning"]["generation"].as_str().unwrap().contains("greedy"));
+    let report = ["report", "--run", "sycoca=run", "--data", "data/test-*.tar", "--task", "retrieval,captioning"];
+    fixture.succeed(&[&report[..], &["--out", "report"]].concat());
+    let page = std::fs::read_to_string(fixture.path("report/report.html")).unwrap();
+    assert!(page.contains("sycoca: masks of test-") && page.contains("Reconstruction"));
+    let error = fixture.fail(&["report", "--run", "x=run", "--data", "data/*.tar", "--task", "losses", "--out", "r"]);
+    assert!(error.contains("one of `sparc eval` alone"), "{error}");
     // The losses alone need no features.
     assert!(fixture.succeed(&[&eval[..], &["losses"]].concat()).contains("reconstruction from another's text"));
 }

@@ -173,5 +173,5 @@ fn place(geometry: &Geometry, corners: [f32; 4]) -> Result<[f32; 4], Error> {
         "is no box: give x0,y0,x1,y1 with x0 < x1 and y0 < y1, in [0, 1] of the image"
     };
     let placed = if is_box { geometry.map_box(corners, 0.0) } else { None };
-    placed.ok_or_else(|| Error::Region { corners, reason })
+    placed.ok_or(Error::Region { corners, reason })
 }

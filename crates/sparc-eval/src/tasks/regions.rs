@@ -60,13 +60,22 @@ struct Arm {
     choice: PhraseChoice,
 }
 
-/// What a sample has to offer.
-fn usable(sample: &EvalSample) -> (Vec<(&str, [f32; 4])>, Vec<(&FineRegion, [f32; 4])>) {
-    let of = |region: &Region| clipped(region).filter(|_| !region.text.trim().is_empty());
-    let regions =
-        sample.regions.iter().flatten().filter_map(|region| Some((region.text.trim(), of(region)?))).collect();
-    let fine = sample.fine_regions.iter().filter_map(|fine| Some((fine, of(&fine.region)?))).collect();
-    (regions, fine)
+/// What a sample has to offer, with clipped boxes.
+struct Usable<'a> {
+    regions: Vec<(&'a str, [f32; 4])>,
+    fine: Vec<(&'a FineRegion, [f32; 4])>,
+}
+
+impl<'a> Usable<'a> {
+    fn of(sample: &'a EvalSample) -> Usable<'a> {
+        let usable = |region: &Region| clipped(region).filter(|_| !region.text.trim().is_empty());
+        let regions = sample.regions.iter().flatten();
+        let fine = sample.fine_regions.iter();
+        Usable {
+            regions: regions.filter_map(|region| Some((region.text.trim(), usable(region)?))).collect(),
+            fine: fine.filter_map(|fine| Some((fine, usable(&fine.region)?))).collect(),
+        }
+    }
 }
 
 impl<'a> RegionsTask<'a> {
@@ -87,7 +96,7 @@ impl<'a> RegionsTask<'a> {
 
     /// Counts what the sample lacks, and says whether it takes part.
     pub fn admit(&mut self, sample: &EvalSample) -> bool {
-        let (regions, fine) = usable(sample);
+        let Usable { regions, fine } = Usable::of(sample);
         self.n_without_regions += usize::from(regions.is_empty());
         !regions.is_empty() || !fine.is_empty()
     }
@@ -101,10 +110,10 @@ impl<'a> RegionsTask<'a> {
         embedder: TextEmbedder<'_>,
         request: &EvalRequest,
     ) -> Result<(), EvalError> {
-        let found: Vec<_> = samples.iter().map(usable).collect();
+        let found: Vec<_> = samples.iter().map(Usable::of).collect();
         let boxes: Vec<Vec<[f32; 4]>> = found
             .iter()
-            .map(|(regions, fine)| regions.iter().map(|r| r.1).chain(fine.iter().map(|f| f.1)).collect())
+            .map(|Usable { regions, fine }| regions.iter().map(|r| r.1).chain(fine.iter().map(|f| f.1)).collect())
             .collect();
         let owners: Vec<usize> = boxes.iter().enumerate().flat_map(|(image, boxes)| vec![image; boxes.len()]).collect();
         if owners.is_empty() {
@@ -114,7 +123,7 @@ impl<'a> RegionsTask<'a> {
         let questions: Vec<(&FineRegion, Array2<f32>)> = found
             .iter()
             .zip(samples)
-            .flat_map(|((_, fine), sample)| fine.iter().map(move |(fine, _)| (*fine, sample)))
+            .flat_map(|(Usable { fine, .. }, sample)| fine.iter().map(move |(fine, _)| (*fine, sample)))
             .map(|(fine, sample)| {
                 let texts: Vec<&str> = std::iter::once(fine.region.text.trim())
                     .chain(fine.levels().into_iter().flatten().map(String::as_str))
@@ -135,7 +144,7 @@ impl<'a> RegionsTask<'a> {
             })?;
             let mut questions = questions.iter();
             let mut row = 0;
-            for (regions, fine) in &found {
+            for Usable { regions, fine } in &found {
                 for region_d in rows_rd.axis_iter(Axis(0)).skip(row).take(regions.len()) {
                     arm.rows.extend(region_d);
                 }
@@ -146,7 +155,7 @@ impl<'a> RegionsTask<'a> {
                 }
             }
         }
-        for (regions, fine) in &found {
+        for Usable { regions, fine } in &found {
             self.n_images += usize::from(!regions.is_empty());
             self.n_fine_regions += fine.len();
             self.phrases.extend(regions.iter().map(|(phrase, _)| (*phrase).to_owned()));

@@ -97,7 +97,7 @@ impl DualEncoderConfig {
 /// What gives regions embeddings.
 #[derive(Debug)]
 enum Regions {
-    Prompter(Prompter, Option<BoxRegressor>),
+    Prompter(Box<Prompter>, Option<Box<BoxRegressor>>),
     RoiAlign(RoiAlignHead),
 }
 
@@ -109,7 +109,10 @@ impl Regions {
                 let builder = builder.under("prompter");
                 let regressor =
                     config.heads.grounding.then(|| BoxRegressor::new(&builder.under("grounding"), width, embed_dim));
-                Regions::Prompter(Prompter::new(&builder, prompter, (width, embed_dim), bias), regressor)
+                Regions::Prompter(
+                    Box::new(Prompter::new(&builder, prompter, (width, embed_dim), bias)),
+                    regressor.map(Box::new),
+                )
             }
             RegionHead::RoiAlign => {
                 Regions::RoiAlign(RoiAlignHead::new(&builder.under("roi_align"), width, embed_dim, bias))
@@ -302,7 +305,7 @@ impl DualEncoder {
         let stream_bpw = &tower.stream_bpw;
         let head = match self.regions.as_ref()? {
             Regions::Prompter(prompter, regressor) => {
-                ViewingHead::Prompter { prompter, regressor: regressor.as_ref(), images: prompter.look(stream_bpw) }
+                ViewingHead::Prompter { prompter, regressor: regressor.as_deref(), images: prompter.look(stream_bpw) }
             }
             Regions::RoiAlign(head) => ViewingHead::RoiAlign { head, grid: self.config.image.grid() },
         };

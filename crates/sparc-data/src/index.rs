@@ -1,8 +1,8 @@
 //! The index of a shard: which members lie where, so that samples can be passed over unread.
 //!
 //! Format and rules: `docs/formats/shards.md`. An index is a promise about layout alone. Its shard's
-//! length is compared when it is opened and each member's header when the member is read, so an index
-//! that does not fit is noticed, never believed.
+//! length is compared when it is opened and each member's header when the member is read, so the index of
+//! another shard, or of this one before it was written anew, gives an error and no wrong sample.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -250,7 +250,8 @@ fn read_run(
             .map_err(|error| stale(format!("{key}.{extension}: {error}")))?;
         // A long name, or one beyond ASCII, stands in a header of its own, before this one.
         let whole = format!("{key}.{extension}");
-        let fits = |name: &str| name.eq_ignore_ascii_case(&whole) || !whole.is_ascii() || whole.len() >= 100;
+        let same = |name: &str| name.starts_with(key) && name.eq_ignore_ascii_case(&whole);
+        let fits = |name: &str| same(name) || !whole.is_ascii() || whole.len() >= 100;
         match member {
             Some(member) if member.size == span.size && fits(&member.name) => match member.data {
                 MemberData::Read(data) => members.insert(extension.clone(), data),

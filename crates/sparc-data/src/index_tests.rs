@@ -2,6 +2,9 @@
 
 use std::process::Command;
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use super::*;
 use crate::shards::ShardSamples;
 use crate::skips::SkipReason;
@@ -147,4 +150,43 @@ fn a_broken_shard_gets_no_index() {
         assert!(error.contains("s.tar cannot be indexed"), "{error}");
         assert!(!path.with_extension("tar.index").exists());
     }
+}
+
+/// Whatever stands in an index: no panic, and no member that is not in the shard under that name.
+#[test]
+fn damaged_indices_are_survived() {
+    let (_folder, path) = written(&shard());
+    let index = write_index(&path).unwrap().path;
+    let text = std::fs::read(&index).unwrap();
+    let whole = streamed(&path);
+    let truth: HashMap<&str, &HashMap<String, Vec<u8>>> =
+        whole.iter().flatten().map(|(key, members, _)| (key.as_str(), members)).collect();
+    let (mut refused, mut wrong, mut read) = (0, 0, 0);
+    for seed in 0..2_000 {
+        let mut generator = ChaCha8Rng::seed_from_u64(seed);
+        let mut bytes = text.clone();
+        for _ in 0..generator.random_range(1..4) {
+            let place = generator.random_range(0..bytes.len());
+            match generator.random_range(0..3) {
+                0 => bytes[place] = *b"0123456789[],\"/.a\n".get(generator.random_range(0..18)).unwrap(),
+                1 => bytes[place] ^= 1 << generator.random_range(0..8),
+                _ => drop(bytes.remove(place)),
+            }
+        }
+        std::fs::write(&index, bytes).unwrap();
+        match placed(&path) {
+            None => refused += 1,
+            Some(Err(_)) => wrong += 1,
+            Some(Ok(found)) => {
+                read += 1;
+                for (key, members, _) in found.iter().flatten() {
+                    let truth = truth.get(key.as_str()).copied();
+                    // The second a/2.txt is one as well, where the line of the first is damaged.
+                    let is_true = |name: &str, data: &[u8]| truth.unwrap()[name] == data || data == b"once more";
+                    assert!(members.iter().all(|(name, data)| is_true(name, data)), "{seed}: {key}");
+                }
+            }
+        }
+    }
+    assert!(refused > 300 && wrong > 50 && read > 20, "{refused} {wrong} {read}");
 }

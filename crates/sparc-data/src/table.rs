@@ -80,6 +80,12 @@ impl Table {
         let mut rows = Vec::new();
         while rows_reader.read_byte_record(&mut record).map_err(|error| unusable(error.to_string()))? {
             let start = record.position().map_or(0, csv::Position::byte);
+            if record.as_slice().len() as u64 >= MAX_ROW_BYTES {
+                let number = rows.len() + 1;
+                return Err(unusable(format!(
+                    "row {number} is longer than {MAX_ROW_BYTES} bytes: is a quote not closed?"
+                )));
+            }
             rows.push(start);
         }
         Ok(Table { path: path.into(), separator, image, text, rows })
@@ -225,5 +231,8 @@ mod tests {
         assert_eq!(rows[1].as_ref().unwrap_err().key, "row 1");
         let (_folder, empty) = self::table("t.csv", b"");
         assert!(empty.is_err());
+        let unclosed = [b"filepath,title\na.jpg,\"", &[b'x'; 1 << 20][..], b"\nb.jpg,y\n"].concat();
+        let (_folder, unclosed) = self::table("t.csv", &unclosed);
+        assert!(unclosed.unwrap_err().to_string().contains("row 1 is longer"));
     }
 }

@@ -59,8 +59,12 @@ impl Remote {
         // Retries are made here, where a stall and a cut can be told from an end. A limit on the whole
         // request would be one on the size of shards.
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-        let endpoint = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL"].iter().find_map(|name| env::var(name).ok());
-        let plain = url.scheme() == "http" || endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let endpoint = match url.scheme() {
+            "s3" => ["AWS_ENDPOINT_URL", "AWS_ENDPOINT"].iter().find_map(|name| env::var(name).ok()),
+            "gs" => env::var("GOOGLE_BASE_URL").ok(),
+            _ => Some(base.clone()),
+        };
+        let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
         let client = ClientOptions::new()
             .with_timeout_disabled()
             .with_connect_timeout(self.patience.timeout())

@@ -6,5 +6,6 @@ mod configs;
 mod fixture;
 mod objectives;
 mod order;
+mod remote;
 mod resume;
 mod tasks;

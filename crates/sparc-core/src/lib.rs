@@ -12,6 +12,7 @@ mod contrast;
 mod encoder;
 mod features;
 mod loss_terms;
+pub mod matching;
 pub mod objectives;
 mod pair_score;
 mod sample;

@@ -9,6 +9,7 @@
 
 mod batch;
 mod contrast;
+pub mod dictionary;
 mod encoder;
 mod features;
 mod loss_terms;

@@ -5,3 +5,4 @@
 //! over processes is the value of the joined batch.
 
 pub mod albef;
+pub mod nas;

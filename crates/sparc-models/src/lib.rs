@@ -14,6 +14,8 @@ pub mod generation;
 pub mod heads;
 pub mod layers;
 pub mod momentum;
+#[cfg(test)]
+mod nas_step_tests;
 pub mod networks;
 pub mod pair_queue;
 mod parameters;

@@ -206,7 +206,7 @@ fn negatives_are_drawn_by_the_softmax_and_never_of_the_same_image() {
     let ids = Tensor::from_slice(&[7i64, 7, 8, 9]);
     let logits = Tensor::from_slice(&[50.0f64, 60.0, 1.0, 2.0]).repeat([4, 1]);
     let n = 4000;
-    let mut hits = vec![[0usize; 4]; 4];
+    let mut hits = [[0usize; 4]; 4];
     for draw in 0..n {
         let uniform = Tensor::from_slice(&uniforms(1, &[b"draw"], draw * 4, 4));
         let found = hard_negatives(&logits, Gathered::single(&ids), &uniform);

@@ -348,10 +348,10 @@ mod tests {
     fn looking_up_changes_nothing() {
         let mut dictionary = new();
         run(&mut dictionary, 0..3, 1);
-        let before = dictionary.state().iter().map(|(_, tensor)| values(tensor)).collect::<Vec<_>>();
+        let before = dictionary.state().values().map(values).collect::<Vec<_>>();
         let index = dictionary.nearest(&patches(9, 5));
         let _ = (dictionary.assignments(&patches(9, 5), &index), dictionary.usage(), dictionary.usable());
-        assert_eq!(dictionary.state().iter().map(|(_, tensor)| values(tensor)).collect::<Vec<_>>(), before);
+        assert_eq!(dictionary.state().values().map(values).collect::<Vec<_>>(), before);
     }
 
     #[test]

@@ -9,9 +9,11 @@
 
 mod batch;
 mod contrast;
+pub mod dictionary;
 mod encoder;
 mod features;
 mod loss_terms;
+pub mod matching;
 pub mod objectives;
 mod pair_score;
 mod sample;

@@ -217,7 +217,7 @@ pub(super) fn check_pooled(image: Gathered, text: Gathered, row_offset: i64) -> 
 }
 
 #[cfg(test)]
-pub(super) mod reference {
+pub(crate) mod reference {
     //! The equations in scalar f64 loops; independent of the tensor code.
 
     /// L_g of `image[i][d]`, `text[j][d]`: returns (image→text, text→image).

@@ -1,19 +1,25 @@
 //! What objectives bring along beside the towers and adapters.
 
 mod attentional_pooler;
+mod language_head;
 mod learned_scalar;
+mod matching_head;
 mod mutual_attention;
 mod prompter;
 mod residual_branch;
 mod roi_align;
+mod token_gate;
 
 pub use attentional_pooler::{AttentionalPooler, Pooler};
+pub use language_head::LanguageHead;
 pub use learned_scalar::LearnedScalar;
+pub use matching_head::MatchingHead;
 pub use mutual_attention::MutualAttention;
 pub use prompter::{BoxRegressor, PromptedImages, Prompter};
 pub use residual_branch::ResidualBranch;
 pub use roi_align::{RoiAlignHead, roi_align_weights};
 use sparc_core::objectives::cloc::RegionHead;
+pub use token_gate::TokenGate;
 
 /// The learned parts that an objective asks for.
 #[derive(Debug, Clone, Default, PartialEq)]

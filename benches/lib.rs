@@ -1,4 +1,4 @@
-//! What the criterion benches of sparc share; see `objectives.rs` and `generation.rs`.
+//! What the criterion benches of sparc share; see `objectives.rs`, `generation.rs` and `loader.rs`.
 
 use std::fs;
 
@@ -13,6 +13,19 @@ pub fn peak_mib(run: impl FnOnce()) -> f64 {
     let before = status_kib("VmRSS");
     run();
     (status_kib("VmHWM") - before) / 1024.0
+}
+
+/// Seconds that the threads of this process have spent on processors: on a busy machine they say more than
+/// the clock. Linux only, in hundredths.
+///
+/// # Panics
+///
+/// If `/proc` does not tell.
+pub fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("reading /proc/self/stat");
+    // The name of the program, in parentheses, may have spaces; user and system time are the 14th and 15th field.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.map(|ticks| ticks.parse::<f64>().expect("a number of ticks")).sum::<f64>() / 100.0
 }
 
 fn status_kib(field: &str) -> f64 {

@@ -149,8 +149,8 @@ fn count_scans(bytes: &[u8]) -> usize {
                     bytes.get(place + 2..place + 4).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
                 place += 2 + length;
             }
-            // Inside a scan.
-            _ => place += 1,
+            // Inside a scan: on to the next byte that may begin a marker.
+            _ => place += 1 + memchr::memchr(0xFF, &bytes[place + 1..]).unwrap_or(bytes.len()),
         }
     }
     scans

@@ -20,12 +20,16 @@ pub fn flip_horizontally(pixels: &mut [u8], size: usize) {
 pub fn normalize(pixels: &[u8]) -> Vec<f32> {
     let n_pixels = pixels.len() / 3;
     let mut channels = vec![0.0; pixels.len()];
-    for (c, plane) in channels.chunks_exact_mut(n_pixels).enumerate() {
-        let (scale, shift) = (1.0 / (255.0 * IMAGE_STD[c]), IMAGE_MEAN[c] / IMAGE_STD[c]);
-        for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
-            *value = f32::from(pixel[c]) * scale - shift;
+    // With the widest instructions that this processor has; multiplying and subtracting stay two steps, so
+    // the same numbers come out.
+    pulp::Arch::new().dispatch(|| {
+        for (c, plane) in channels.chunks_exact_mut(n_pixels).enumerate() {
+            let (scale, shift) = (1.0 / (255.0 * IMAGE_STD[c]), IMAGE_MEAN[c] / IMAGE_STD[c]);
+            for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
+                *value = f32::from(pixel[c]) * scale - shift;
+            }
         }
-    }
+    });
     channels
 }
 

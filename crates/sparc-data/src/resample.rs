@@ -79,48 +79,119 @@ pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
     let needed = rows.first()..rows.end();
     let line = window.width as usize * CHANNELS;
     let mut narrowed = vec![0; needed.len() * line];
-    for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
-        if columns.is_identity {
-            let start = columns.first() * CHANNELS;
+    if columns.is_identity {
+        let start = columns.first() * CHANNELS;
+        for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
             into.copy_from_slice(&row(y)[start..start + line]);
-        } else {
-            resize_row(row(y), &columns, into);
         }
+    } else {
+        let columns = BlockWeights::new(&columns, within.width as usize);
+        // With the widest instructions that this processor has; the numbers are whole, so the same come out.
+        pulp::Arch::new().dispatch(|| {
+            for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
+                columns.resize_row(row(y), into);
+            }
+        });
     }
     if rows.is_identity {
         return narrowed;
     }
     let mut resized = vec![0; window.height as usize * line];
-    let mut sums = vec![0; line];
-    for (index, into) in resized.chunks_exact_mut(line).enumerate() {
-        let (start, weights) = rows.of(index);
-        let lines = narrowed[(start - needed.start) * line..].chunks_exact(line);
-        sums.fill(HALF);
-        for (line, &weight) in lines.zip(weights) {
-            for (sum, &value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(value) * weight;
-            }
+    pulp::Arch::new().dispatch(|| {
+        for (index, into) in resized.chunks_exact_mut(line).enumerate() {
+            let (start, weights) = rows.of(index);
+            weigh_lines(&narrowed[(start - needed.start) * line..], weights, into);
         }
-        for (byte, &sum) in into.iter_mut().zip(&sums) {
-            *byte = to_byte(sum);
-        }
-    }
+    });
     resized
 }
 
-fn resize_row(row: &[u8], columns: &Weights, into: &mut [u8]) {
-    for (x, pixel) in into.chunks_exact_mut(CHANNELS).enumerate() {
-        let (start, weights) = columns.of(x);
-        let mut sums = [HALF; CHANNELS];
-        for (source, &weight) in row[start * CHANNELS..].chunks_exact(CHANNELS).zip(weights) {
-            for c in 0..CHANNELS {
-                sums[c] += i32::from(source[c]) * weight;
+/// One line from as many lines as there are weights.
+#[inline(always)]
+fn weigh_lines(lines: &[u8], weights: &[i32], into: &mut [u8]) {
+    // As many sums as stay in registers.
+    const LANES: usize = 32;
+    let length = into.len();
+    let mut parts = into.chunks_exact_mut(LANES);
+    for (index, part) in (&mut parts).enumerate() {
+        let mut sums = [HALF; LANES];
+        for (line, &weight) in lines.chunks_exact(length).zip(weights) {
+            let values: &[u8; LANES] = line[index * LANES..][..LANES].try_into().expect("as many as there are lanes");
+            for (sum, &value) in sums.iter_mut().zip(values) {
+                *sum += i32::from(value) * weight;
             }
         }
-        pixel.copy_from_slice(&sums.map(to_byte));
+        for (byte, &sum) in part.iter_mut().zip(&sums) {
+            *byte = to_byte(sum);
+        }
+    }
+    let rest = parts.into_remainder();
+    let start = length - rest.len();
+    for (x, byte) in (start..).zip(rest) {
+        let weighed = lines.chunks_exact(length).zip(weights).map(|(line, &weight)| i32::from(line[x]) * weight);
+        *byte = to_byte(HALF + weighed.sum::<i32>());
     }
 }
 
+/// Old pixels that are weighed at once.
+const BLOCK: usize = 4;
+
+/// Weights of a row in whole blocks, each weight once for each channel. Those that fill a block up are 0.
+struct BlockWeights {
+    /// First byte of the row, and the blocks in `values`; one entry more than pixels.
+    starts: Vec<(usize, usize)>,
+    values: Vec<[i32; BLOCK * CHANNELS]>,
+}
+
+impl BlockWeights {
+    /// For rows of `old` pixels.
+    fn new(weights: &Weights, old: usize) -> BlockWeights {
+        let n_pixels = weights.starts.len() - 1;
+        let (mut starts, mut values) = (Vec::with_capacity(n_pixels + 1), Vec::new());
+        for index in 0..n_pixels {
+            let (start, of_pixel) = weights.of(index);
+            let n_blocks = of_pixel.len().div_ceil(BLOCK);
+            // A block that would reach beyond the row begins earlier. In a row shorter than its blocks it
+            // begins with the row, and `resize_row` takes what there is.
+            let first = start.min(old.saturating_sub(n_blocks * BLOCK));
+            starts.push((first * CHANNELS, values.len()));
+            let at =
+                |place: usize| (first + place).checked_sub(start).and_then(|i| of_pixel.get(i)).copied().unwrap_or(0);
+            values.extend((0..n_blocks).map(|block| std::array::from_fn(|i| at(block * BLOCK + i / CHANNELS))));
+        }
+        starts.push((0, values.len()));
+        BlockWeights { starts, values }
+    }
+
+    #[inline(always)]
+    fn resize_row(&self, row: &[u8], into: &mut [u8]) {
+        const LANES: usize = BLOCK * CHANNELS;
+        for (pair, pixel) in self.starts.windows(2).zip(into.chunks_exact_mut(CHANNELS)) {
+            let [(start, from), (_, to)] = [pair[0], pair[1]];
+            let (blocks, weights) = (row[start..].chunks(LANES), &self.values[from..to]);
+            let mut sums = [0i32; LANES];
+            for (block, weights) in blocks.zip(weights) {
+                match <&[u8; LANES]>::try_from(block) {
+                    Ok(block) => {
+                        for lane in 0..LANES {
+                            sums[lane] += i32::from(block[lane]) * weights[lane];
+                        }
+                    }
+                    Err(_) => {
+                        for (sum, (&value, &weight)) in sums.iter_mut().zip(block.iter().zip(weights)) {
+                            *sum += i32::from(value) * weight;
+                        }
+                    }
+                }
+            }
+            for (channel, byte) in pixel.iter_mut().enumerate() {
+                *byte = to_byte((channel..LANES).step_by(CHANNELS).fold(HALF, |sum, lane| sum + sums[lane]));
+            }
+        }
+    }
+}
+
+#[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }

@@ -177,10 +177,13 @@ fn draw_frame(picture: &mut RgbImage, place: [f32; 4], index: usize) {
     ring(0, STROKE, colour_of(index));
 }
 
-/// The number of a box in its upper left corner, or below the numbers that are there already.
+/// The number of a box in its upper left corner, above it where it would hide the box, and below the numbers
+/// that are there already.
 fn draw_number(picture: &mut RgbImage, place: [f32; 4], index: usize, taken: &mut Vec<[u32; 4]>) {
-    let [left, top, ..] = corners(picture, place);
+    let [left, top, right, bottom] = corners(picture, place);
     let (width, height) = (chip_width(index), CHIP_HEIGHT);
+    let hides = right < left + 2 * width || bottom < top + 2 * height;
+    let top = if hides { top.saturating_sub(height) } else { top };
     let left = left.min(picture.width().saturating_sub(width));
     let mut top = top.min(picture.height().saturating_sub(height));
     let overlaps = |top: u32, other: &[u32; 4]| {

@@ -21,8 +21,8 @@ use sparc_data::shards::{ShardSamples, TRAINING_MEMBERS, expand_shards};
 use sparc_data::source::{Patience, Source};
 use sparc_data::transform::{Augmentation, ResizeMode};
 use sparc_data::{
-    CaptionChoice, Columns, DataSet, LastBatch, Loader, LoaderConfig, LoaderState, Preparation, Share, TextTokenizer, TokenizerModel, TokenizerTraining,
-    read_all_captions, train_tokenizer,
+    CaptionChoice, DataSet, LastBatch, Loader, LoaderConfig, LoaderState, Preparation, Share, TextTokenizer,
+    TokenizerModel, TokenizerTraining, read_all_captions, train_tokenizer,
 };
 
 const WORKERS: usize = 2;
@@ -55,12 +55,7 @@ impl Case {
 /// open_clip's training transform and shuffle buffer.
 fn config(shards: Vec<PathBuf>, dct_scaling: bool) -> LoaderConfig {
     LoaderConfig {
-        data: vec![DataSet {
-            sources: shards.into_iter().map(Source::from).collect(),
-            weight: 1.0,
-            resample: false,
-            columns: Columns::default(),
-        }],
+        data: vec![DataSet::new(shards.into_iter().map(Source::from).collect())],
         patience: Patience::default(),
         batch_size: BATCH,
         share: Share::WHOLE,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sparc_data::DataSpec;
 use sparc_train::captioners;
 use sparc_train::config::RunConfig;
 
@@ -61,9 +62,12 @@ fn methods_differ_by_their_objective_alone() {
 }
 
 /// The configuration with the captions alone of what it learns from.
-fn without_regions(mut config: RunConfig, captions: &str) -> RunConfig {
-    if config.data.regions.take().is_some() && config.data.train.starts_with(&format!("{captions}::")) {
-        captions.clone_into(&mut config.data.train);
+fn without_regions(mut config: RunConfig, captions: &DataSpec) -> RunConfig {
+    if let (Some(_), DataSpec::Pattern(train), DataSpec::Pattern(captions)) =
+        (config.data.regions.take(), &config.data.train, captions)
+        && train.starts_with(&format!("{captions}::"))
+    {
+        config.data.train = DataSpec::Pattern(captions.clone());
     }
     config
 }

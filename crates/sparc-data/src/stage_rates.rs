@@ -396,8 +396,11 @@ impl StageRates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data_spec::DataSet;
+    use crate::loader::{LastBatch, Share};
     use crate::prepare::CaptionChoice;
     use crate::shard_tools::tests::{Written, written};
+    use crate::source::Patience;
     use crate::tokenizer::{TokenizerModel, TokenizerTraining, train_tokenizer};
     use crate::transform::{Augmentation, ResizeMode};
 
@@ -463,7 +466,10 @@ mod tests {
             seed: 0,
         };
         let config = LoaderConfig {
-            shards,
+            data: vec![DataSet::new(shards.into_iter().map(Source::from).collect())],
+            patience: Patience::default(),
+            share: Share::WHOLE,
+            last_batch: LastBatch::Drop,
             batch_size: 4,
             shuffle_buffer: 8,
             shuffle_bytes: None,

@@ -164,6 +164,8 @@ mod tests {
         shards peek data
         shards peek out
         shards peek count
+        shards index data
+        shards index json
         shards synth out
         shards synth train
         shards synth val
@@ -171,8 +173,6 @@ mod tests {
         shards synth seed
         shards synth image_size
         shards synth if_missing
-        shards index data
-        shards index json
         doctor data
         doctor tokenizer
         doctor image_size

@@ -185,10 +185,10 @@ fn score(images: &[Tensor], texts: &[Tensor], scales: &[Tensor], config: &Gloria
     let (c, l) = mask_cl.size2().expect("the mask is a matrix");
     // All words of the block's texts as one list: one product an image.
     let sim_awp = tokens_cld.reshape([c * l, width]).matmul(&patches_apd.transpose(1, 2));
-    let mut attended_awp = sim_awp.shallow_clone();
-    if config.scale_by_sqrt_width {
-        attended_awp = attended_awp / (width as f64).sqrt();
-    }
+    let mut attended_awp = match config.scale_by_sqrt_width {
+        true => &sim_awp / (width as f64).sqrt(),
+        false => sim_awp.shallow_clone(),
+    };
     if config.word_softmax {
         let no_padding = mask_cl.logical_not().view([1, c, l, 1]);
         let by_word = attended_awp.view([a, c, l, -1]).masked_fill(&no_padding, PADDING_LOGIT);

@@ -119,7 +119,8 @@ proptest! {
 
     #[test]
     fn fused_equals_composed(
-        config in any_config(), b in 1i64..5, l in 1i64..8, p in 1i64..10, d in 1i64..7, scale in -5.0f64..40.0,
+        // Of one dimension, directions have no gradient: what is compared would be rounding over a length near 0.
+        config in any_config(), b in 1i64..5, l in 1i64..8, p in 1i64..10, d in 2i64..7, scale in -5.0f64..40.0,
         seed in 0i64..10_000,
     ) {
         let input = Input { scale: Tensor::from(scale), ..Input::random(b, l, p, d, seed) };

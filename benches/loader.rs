@@ -131,7 +131,7 @@ fn drawn(width: u32, height: u32, seed: u32) -> Vec<u8> {
         ((h >> 20) & 15) as i32 - 8
     };
     let image = RgbImage::from_fn(width, height, |x, y| {
-        let edge = if ((x + seed) / 47 + y / 31) % 3 == 0 { 60 } else { 0 };
+        let edge = if ((x + seed) / 47 + y / 31).is_multiple_of(3) { 60 } else { 0 };
         Rgb([0u32, 1, 2].map(|c| {
             let shade = (x * (2 + c) / 9 + y * (3 - c) / 7) % 160;
             (shade as i32 + edge + noise(x, y, c)).clamp(0, 255) as u8

@@ -77,8 +77,8 @@ proptest! {
         let highest = choose_patches(&rounded, ratio, Side::Highest);
         let lowest = choose_patches(&rounded, ratio, Side::Lowest);
         let n = ((ratio * p as f64).floor() as usize).clamp(1, p as usize - 1);
-        for i in 0..b as usize {
-            let words = &cube(&tokens)[i][..lengths[i] as usize];
+        for (i, &length) in lengths.iter().enumerate() {
+            let words = &cube(&tokens)[i][..length as usize];
             let expected = reference::scores(&cube(&patches)[i], words);
             for (score, expected) in rows(&scores)[i].iter().zip(&expected) {
                 assert_close(*score, *expected, 1e-10);

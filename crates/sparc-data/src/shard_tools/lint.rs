@@ -184,7 +184,8 @@ mod tests {
             map.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
             bytes.into_inner()
         };
-        let members: [(&str, &[(&str, Vec<u8>)]); 4] = [
+        type Members<'a> = &'a [(&'a str, Vec<u8>)];
+        let members: [(&str, Members); 4] = [
             ("box", &[("jpg", picture(20, 10)), ("json", record.into_bytes())]),
             (
                 "map",

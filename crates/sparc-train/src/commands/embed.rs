@@ -23,7 +23,7 @@ pub struct EmbedArguments {
     /// Regions to embed: a JSON list of [x0, y0, x1, y1] in [0, 1] of the image, or a record of a shard
     #[arg(long)]
     regions: Option<PathBuf>,
-    /// safetensors file to write: `image` [D] and, if asked for, `regions` [R, D], all of length 1
+    /// safetensors file to write: `image`, D numbers, and, if asked for, `regions`, R × D, all of length 1
     #[arg(long)]
     out: PathBuf,
 }

@@ -54,7 +54,7 @@ struct OutputArguments {
     /// Folder to write to
     #[arg(long)]
     out: PathBuf,
-    /// The shards are called <SPLIT>-00000.tar and so on
+    /// The shards are called SPLIT-00000.tar and so on
     #[arg(long, default_value = "train")]
     split: String,
     /// Most samples in a shard

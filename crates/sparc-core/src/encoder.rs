@@ -34,6 +34,25 @@ pub trait Encoder {
     fn captioner(&self) -> Option<&dyn Caption> {
         None
     }
+
+    /// The network as one that judges pairs with a fusion encoder, if it has one.
+    fn matcher(&self) -> Option<&dyn Matcher> {
+        None
+    }
+}
+
+/// A network that reads a text together with an image and tells whether they belong together (ALBEF, Li et al. 2021):
+/// dearer than comparing embeddings, as every pair is read anew, so that it re-ranks a few candidates.
+pub trait Matcher {
+    /// What matching reads of normalised images `[B, 3, H, W]`: tokens `[B, M, C]`, computed once for all texts.
+    fn image_tokens(&self, images_bchw: &Tensor) -> Tensor;
+
+    /// What matching reads of texts: tokens `[B, L, W]`, computed once for all images.
+    fn text_tokens(&self, text: &TextBatch) -> Tensor;
+
+    /// Log-odds that pair r belongs together, `[R]`, of image tokens `[R, M, C]` with text tokens `[R, L, W]` and their
+    /// mask `[R, L]`.
+    fn match_logits(&self, image_rmc: &Tensor, text_rlw: &Tensor, mask_rl: &Tensor) -> Tensor;
 }
 
 /// A network that embeds regions of images, and may find the region of a phrase.

@@ -24,7 +24,7 @@ pub mod tensor_math;
 
 pub use batch::{Batch, CaptionBatch, RegionBatch, TextBatch};
 pub use contrast::Gathered;
-pub use encoder::{Caption, Encoder, PatchPath, RegionEncoder, TextEnds, Tokenize};
+pub use encoder::{Caption, Encoder, Matcher, PatchPath, RegionEncoder, TextEnds, Tokenize};
 pub use features::{ImageFeatures, PatchGrid, TextFeatures};
 pub use loss_terms::{LossTerm, LossTerms};
 pub use pair_score::{PairScore, PairScores};

@@ -10,6 +10,7 @@ use tch::Tensor;
 use crate::error::Error;
 use crate::loader::{LoadedBatch, LoaderConfig, lock};
 use crate::order::LoaderState;
+use crate::pixels::network_inputs;
 use crate::prepare::{CaptionChoice, PreparedSample, Tokenizers};
 use crate::regions::{PreparedRegion, collate_regions};
 use crate::skips::{Skip, SkipCounts};
@@ -226,8 +227,6 @@ impl Collator {
 
     fn stack(&self, samples: &[PreparedSample]) -> Batch {
         let preparation = &self.config.preparation;
-        let (b, side) = (samples.len() as i64, i64::from(preparation.image_size));
-        let images: Vec<f32> = samples.iter().flat_map(|sample| sample.image.iter().copied()).collect();
         let regions = preparation.regions.map(|settings| {
             let regions: Vec<&[PreparedRegion]> = samples.iter().map(|sample| &sample.regions[..]).collect();
             collate_regions(&regions, settings.max, &self.tokenizers.phrases)
@@ -236,7 +235,7 @@ impl Collator {
         let (texts, keys): (Vec<_>, Vec<_>) =
             samples.iter().map(|sample| (sample.text.clone(), sample.key.clone())).unzip();
         Batch {
-            images_bchw: Tensor::from_slice(&images).view([b, 3, side, side]),
+            images_bchw: network_inputs(samples.iter().map(|sample| &sample.pixels[..]), preparation.image_size),
             text: self.tokenizers.captions.pad(&texts),
             captions,
             regions,

@@ -1,5 +1,8 @@
 //! RGB pixels to network inputs.
 
+use pulp::{Simd, WithSimd};
+use tch::Tensor;
+
 /// CLIP's channel means (Radford et al. 2021, reference code), of pixels in `[0, 1]`.
 pub const IMAGE_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// CLIP's channel standard deviations.
@@ -18,19 +21,48 @@ pub fn flip_horizontally(pixels: &mut [u8], size: usize) {
 
 /// RGB bytes, rows of pixels, to normalised channels: `[H·W·3]` → `[3·H·W]`.
 pub fn normalize(pixels: &[u8]) -> Vec<f32> {
-    let n_pixels = pixels.len() / 3;
     let mut channels = vec![0.0; pixels.len()];
-    // With the widest instructions that this processor has; multiplying and subtracting stay two steps, so
-    // the same numbers come out.
-    pulp::Arch::new().dispatch(|| {
-        for (c, plane) in channels.chunks_exact_mut(n_pixels).enumerate() {
-            let (scale, shift) = (1.0 / (255.0 * IMAGE_STD[c]), IMAGE_MEAN[c] / IMAGE_STD[c]);
-            for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
-                *value = f32::from(pixel[c]) * scale - shift;
-            }
-        }
-    });
+    normalize_into(pixels, &mut channels);
     channels
+}
+
+/// RGB bytes of `side`×`side` pixels each to normalised images `[B, 3, H, W]`, written in place.
+pub(crate) fn network_inputs<'a>(images: impl ExactSizeIterator<Item = &'a [u8]>, side: u32) -> Tensor {
+    let (b, side) = (images.len() as i64, i64::from(side));
+    sparc_torch::filled(&[b, 3, side, side], |values| {
+        let rows = values.chunks_exact_mut((3 * side * side) as usize);
+        images.zip(rows).for_each(|(pixels, channels)| normalize_into(pixels, channels));
+    })
+}
+
+fn normalize_into(pixels: &[u8], channels: &mut [f32]) {
+    assert_eq!(pixels.len(), channels.len(), "an image has the size of the network input");
+    // With the widest instructions that this processor has; multiplying and subtracting stay two steps, so the same
+    // numbers come out.
+    pulp::Arch::new().dispatch(Normalize { pixels, channels });
+}
+
+/// `WithSimd` and not a closure: that would be compiled apart from its caller, for the oldest processor.
+struct Normalize<'a> {
+    pixels: &'a [u8],
+    channels: &'a mut [f32],
+}
+
+impl WithSimd for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Normalize { pixels, channels } = self;
+        let (red, rest) = channels.split_at_mut(channels.len() / 3);
+        let (green, blue) = rest.split_at_mut(rest.len() / 2);
+        let scale = IMAGE_STD.map(|deviation| 1.0 / (255.0 * deviation));
+        let shift: [f32; 3] = std::array::from_fn(|c| IMAGE_MEAN[c] / IMAGE_STD[c]);
+        let of = |pixel: &[u8], c: usize| f32::from(pixel[c]) * scale[c] - shift[c];
+        for (((red, green), blue), pixel) in red.iter_mut().zip(green).zip(blue).zip(pixels.chunks_exact(3)) {
+            (*red, *green, *blue) = (of(pixel, 0), of(pixel, 1), of(pixel, 2));
+        }
+    }
 }
 
 /// RGB bytes, `H * W * 3`, of a normalised image `[3, H, W]`, row by row: the inverse of [`normalize`]. What is out of

@@ -6,6 +6,7 @@
 //! is less work, which gives other roundings, and which is not followed here.
 
 use image::RgbImage;
+use pulp::{Simd, WithSimd};
 
 /// A rectangle of whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +72,10 @@ pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
     let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
     let rows = Weights::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
     let stride = width as usize * CHANNELS;
+    // From its first byte to the end of the picture.
     let row = |y: usize| {
         let start = (within.top as usize + y) * stride + within.left as usize * CHANNELS;
-        &image.as_raw()[start..start + within.width as usize * CHANNELS]
+        &image.as_raw()[start..]
     };
     // Only the rows that the second pass looks at.
     let needed = rows.first()..rows.end();
@@ -86,61 +88,76 @@ pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
         }
     } else {
         let columns = BlockWeights::new(&columns, within.width as usize);
-        // With the widest instructions that this processor has; the numbers are whole, so the same come out.
-        pulp::Arch::new().dispatch(|| {
-            for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
-                columns.resize_row(row(y), into);
-            }
-        });
+        for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
+            columns.resize_row(row(y), into);
+        }
     }
     if rows.is_identity {
         return narrowed;
     }
     let mut resized = vec![0; window.height as usize * line];
-    pulp::Arch::new().dispatch(|| {
-        for (index, into) in resized.chunks_exact_mut(line).enumerate() {
-            let (start, weights) = rows.of(index);
-            weigh_lines(&narrowed[(start - needed.start) * line..], weights, into);
-        }
-    });
+    let arch = pulp::Arch::new();
+    for (index, into) in resized.chunks_exact_mut(line).enumerate() {
+        let (start, weights) = rows.of(index);
+        arch.dispatch(WeighLines { lines: &narrowed[(start - needed.start) * line..], weights, into });
+    }
     resized
 }
 
+// What follows runs with the widest instructions that this processor has; the numbers are whole, so the same come out.
+// `WithSimd` and not closures: those are compiled apart from their caller, for the oldest processor.
+
 /// One line from as many lines as there are weights.
-#[inline(always)]
-fn weigh_lines(lines: &[u8], weights: &[i32], into: &mut [u8]) {
-    // As many sums as stay in registers.
-    const LANES: usize = 32;
-    let length = into.len();
-    let mut parts = into.chunks_exact_mut(LANES);
-    for (index, part) in (&mut parts).enumerate() {
-        let mut sums = [HALF; LANES];
-        for (line, &weight) in lines.chunks_exact(length).zip(weights) {
-            let values: &[u8; LANES] = line[index * LANES..][..LANES].try_into().expect("as many as there are lanes");
-            for (sum, &value) in sums.iter_mut().zip(values) {
-                *sum += i32::from(value) * weight;
+struct WeighLines<'a> {
+    lines: &'a [u8],
+    weights: &'a [i32],
+    into: &'a mut [u8],
+}
+
+impl WithSimd for WeighLines<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        // As many sums as stay in registers.
+        const LANES: usize = 32;
+        let WeighLines { lines, weights, into } = self;
+        let length = into.len();
+        let mut parts = into.chunks_exact_mut(LANES);
+        for (index, part) in (&mut parts).enumerate() {
+            let mut sums = [HALF; LANES];
+            for (line, &weight) in lines.chunks_exact(length).zip(weights) {
+                let values: &[u8; LANES] =
+                    line[index * LANES..][..LANES].try_into().expect("as many as there are lanes");
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum += i32::from(value) * weight;
+                }
+            }
+            for (byte, &sum) in part.iter_mut().zip(&sums) {
+                *byte = to_byte(sum);
             }
         }
-        for (byte, &sum) in part.iter_mut().zip(&sums) {
-            *byte = to_byte(sum);
+        let rest = parts.into_remainder();
+        let start = length - rest.len();
+        for (x, byte) in (start..).zip(rest) {
+            let weighed = lines.chunks_exact(length).zip(weights).map(|(line, &weight)| i32::from(line[x]) * weight);
+            *byte = to_byte(HALF + weighed.sum::<i32>());
         }
-    }
-    let rest = parts.into_remainder();
-    let start = length - rest.len();
-    for (x, byte) in (start..).zip(rest) {
-        let weighed = lines.chunks_exact(length).zip(weights).map(|(line, &weight)| i32::from(line[x]) * weight);
-        *byte = to_byte(HALF + weighed.sum::<i32>());
     }
 }
 
-/// Old pixels that are weighed at once.
-const BLOCK: usize = 4;
+/// Old pixels that are weighed at once: their channels are one less than a power of two.
+const BLOCK: usize = 5;
+/// Bytes that are weighed at once. The last one belongs to the next block and weighs nothing.
+const LANES: usize = BLOCK * CHANNELS + 1;
 
 /// Weights of a row in whole blocks, each weight once for each channel. Those that fill a block up are 0.
 struct BlockWeights {
     /// First byte of the row, and the blocks in `values`; one entry more than pixels.
     starts: Vec<(usize, usize)>,
-    values: Vec<[i32; BLOCK * CHANNELS]>,
+    values: Vec<[i32; LANES]>,
+    /// Bytes from the beginning of a row that are looked at, some of them beyond its end.
+    reach: usize,
 }
 
 impl BlockWeights {
@@ -148,46 +165,117 @@ impl BlockWeights {
     fn new(weights: &Weights, old: usize) -> BlockWeights {
         let n_pixels = weights.starts.len() - 1;
         let (mut starts, mut values) = (Vec::with_capacity(n_pixels + 1), Vec::new());
+        let mut reach = 0;
         for index in 0..n_pixels {
             let (start, of_pixel) = weights.of(index);
             let n_blocks = of_pixel.len().div_ceil(BLOCK);
-            // A block that would reach beyond the row begins earlier. In a row shorter than its blocks it
-            // begins with the row, and `resize_row` takes what there is.
+            // A block that would end beyond the row begins earlier, if the row is long enough.
             let first = start.min(old.saturating_sub(n_blocks * BLOCK));
             starts.push((first * CHANNELS, values.len()));
-            let at =
-                |place: usize| (first + place).checked_sub(start).and_then(|i| of_pixel.get(i)).copied().unwrap_or(0);
-            values.extend((0..n_blocks).map(|block| std::array::from_fn(|i| at(block * BLOCK + i / CHANNELS))));
+            reach = reach.max((first + n_blocks * BLOCK) * CHANNELS + 1);
+            let at = |place: usize| (first + place).checked_sub(start).and_then(|i| of_pixel.get(i)).copied();
+            values.extend((0..n_blocks).map(|block| {
+                let of_lane = |lane| at(block * BLOCK + lane / CHANNELS).filter(|_| lane < LANES - 1).unwrap_or(0);
+                std::array::from_fn(of_lane)
+            }));
         }
         starts.push((0, values.len()));
-        BlockWeights { starts, values }
+        BlockWeights { starts, values, reach }
     }
 
-    #[inline(always)]
+    /// `row` goes on with whatever follows it in the picture.
     fn resize_row(&self, row: &[u8], into: &mut [u8]) {
-        const LANES: usize = BLOCK * CHANNELS;
-        for (pair, pixel) in self.starts.windows(2).zip(into.chunks_exact_mut(CHANNELS)) {
-            let [(start, from), (_, to)] = [pair[0], pair[1]];
-            let (blocks, weights) = (row[start..].chunks(LANES), &self.values[from..to]);
-            let mut sums = [0i32; LANES];
-            for (block, weights) in blocks.zip(weights) {
-                match <&[u8; LANES]>::try_from(block) {
-                    Ok(block) => {
-                        for lane in 0..LANES {
-                            sums[lane] += i32::from(block[lane]) * weights[lane];
-                        }
-                    }
-                    Err(_) => {
-                        for (sum, (&value, &weight)) in sums.iter_mut().zip(block.iter().zip(weights)) {
-                            *sum += i32::from(value) * weight;
-                        }
-                    }
+        if row.len() >= self.reach {
+            WeighBlocks { columns: self, row, into }.run();
+        } else {
+            // Nothing follows the last row.
+            let mut longer = row.to_vec();
+            longer.resize(self.reach, 0);
+            WeighBlocks { columns: self, row: &longer, into }.run();
+        }
+    }
+}
+
+/// A row from a longer or shorter one.
+struct WeighBlocks<'a> {
+    columns: &'a BlockWeights,
+    row: &'a [u8],
+    into: &'a mut [u8],
+}
+
+impl WeighBlocks<'_> {
+    fn run(self) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            return simd.vectorize(WeighBlocksV3 { simd, work: self });
+        }
+        self.with(|blocks, weights| {
+            let mut sums = [0; LANES];
+            for (block, weights) in blocks.windows(LANES).step_by(LANES - 1).zip(weights) {
+                for ((sum, &value), &weight) in sums.iter_mut().zip(block).zip(weights) {
+                    *sum += i32::from(value) * weight;
                 }
             }
-            for (channel, byte) in pixel.iter_mut().enumerate() {
-                *byte = to_byte((channel..LANES).step_by(CHANNELS).fold(HALF, |sum, lane| sum + sums[lane]));
-            }
+            std::array::from_fn(|channel| {
+                to_byte(HALF + sums[channel..LANES - 1].iter().step_by(CHANNELS).sum::<i32>())
+            })
+        });
+    }
+
+    /// Each pixel from its blocks and their weights.
+    #[inline(always)]
+    fn with(self, weigh: impl Fn(&[u8], &[[i32; LANES]]) -> [u8; CHANNELS]) {
+        let WeighBlocks { columns: BlockWeights { starts, values, .. }, row, into } = self;
+        for (pair, pixel) in starts.windows(2).zip(into.chunks_exact_mut(CHANNELS)) {
+            let [(start, from), (_, to)] = [pair[0], pair[1]];
+            pixel.copy_from_slice(&weigh(&row[start..], &values[from..to]));
         }
+    }
+}
+
+/// The same with AVX2: left alone, the compiler takes the sums apart, lane by lane.
+#[cfg(target_arch = "x86_64")]
+struct WeighBlocksV3<'a> {
+    simd: pulp::x86::V3,
+    work: WeighBlocks<'a>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl pulp::NullaryFnOnce for WeighBlocksV3<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        use std::arch::x86_64::{__m128i, __m256i};
+
+        let pulp::x86::V3 { sse2, sse4_1, avx, avx2, .. } = self.simd;
+        let add = |a, b| avx2._mm256_add_epi32(a, b);
+        let pick = |lanes, of: [i32; 8]| avx2._mm256_permutevar8x32_epi32(lanes, pulp::cast(of));
+        self.work.with(
+            #[inline(always)]
+            |blocks, weights| {
+                let [mut low, mut high]: [__m256i; 2] = pulp::cast([0i32; LANES]);
+                for (index, weights) in weights.iter().enumerate() {
+                    let block: &[u8; LANES] =
+                        blocks[index * (LANES - 1)..][..LANES].try_into().expect("as many as there are lanes");
+                    let block: __m128i = pulp::cast(*block);
+                    let [low_weights, high_weights]: [__m256i; 2] = pulp::cast(*weights);
+                    let (low_bytes, high_bytes) =
+                        (avx2._mm256_cvtepu8_epi32(block), avx2._mm256_cvtepu8_epi32(sse2._mm_srli_si128::<8>(block)));
+                    low = add(low, avx2._mm256_mullo_epi32(low_bytes, low_weights));
+                    high = add(high, avx2._mm256_mullo_epi32(high_bytes, high_weights));
+                }
+                // Lanes 0 to 14 hold red, green, blue, red, …; lane 15 is 0. Lanes 9 to 14 come upon 0 to 5, then 3 to 5
+                // upon 0 to 2, and 6 to 8 too.
+                let six = add(low, pick(high, [1, 2, 3, 4, 5, 6, 7, 7]));
+                let rest = avx2._mm256_blend_epi32::<0b100>(pick(six, [6, 7, 7, 7, 7, 7, 7, 7]), pick(high, [0; 8]));
+                let three = add(add(six, pick(six, [3, 4, 5, 5, 5, 5, 5, 5])), add(rest, avx._mm256_set1_epi32(HALF)));
+                let three = sse2._mm_srai_epi32::<{ PRECISION_BITS as i32 }>(avx._mm256_castsi256_si128(three));
+                let words = sse4_1._mm_packus_epi32(three, three);
+                let [red, green, blue, ..]: [u8; 16] = pulp::cast(sse2._mm_packus_epi16(words, words));
+                [red, green, blue]
+            },
+        );
     }
 }
 

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use tch::Tensor;
 
 use crate::decode::Reduction;
 use crate::error::Error;
 use crate::loader::{Loader, LoaderConfig};
 use crate::order::LoaderState;
-use crate::pixels::normalize;
+use crate::pixels::network_inputs;
 use crate::prepare::{Preparation, open_image, read_captions, read_record};
 use crate::shards::{RawSample, ShardSamples, TRAINING_MEMBERS};
 use crate::skips::{SkipCounts, SkipReason};
@@ -250,7 +249,7 @@ fn prepare_times(
             let Ok(decoded) = image.decode(reduction) else { continue };
             times.decode += begun.elapsed().as_secs_f64();
             let begun = Instant::now();
-            std::hint::black_box(normalize(&frame.render(&decoded)));
+            std::hint::black_box(frame.render(&decoded));
             times.resize += begun.elapsed().as_secs_f64();
             let begun = Instant::now();
             let captions = read_record(sample).and_then(|record| read_captions(sample, &record)).unwrap_or_default();
@@ -275,17 +274,16 @@ fn would_be_reduced(sample: &RawSample, preparation: &Preparation) -> bool {
     image.encoded.can_reduce() && frame.reduction() != Reduction::None
 }
 
-/// Seconds that one sample's share of a batch takes: its pixels into one tensor, its tokens padded.
+/// Seconds that one sample's share of a batch takes: its pixels normalised into one tensor, its tokens padded.
 fn collate_seconds(config: &LoaderConfig, tokenizer: &TextTokenizer, effort: Effort) -> f64 {
-    let side = i64::from(config.preparation.image_size);
-    let image = vec![0.5f32; (3 * side * side) as usize];
+    let side = config.preparation.image_size;
+    let pixels = vec![128; 3 * (side * side) as usize];
     let text = tokenizer.encode("a caption of a few words").unwrap_or(TokenizedText::EMPTY);
     let texts = vec![text; config.batch_size];
     let (mut batches, started) = (0, Instant::now());
     while batches == 0 || started.elapsed() < effort.time {
-        let images: Vec<f32> = texts.iter().flat_map(|_| image.iter().copied()).collect();
-        let tensor = Tensor::from_slice(&images).view([config.batch_size as i64, 3, side, side]);
-        drop(std::hint::black_box((tensor, tokenizer.pad(&texts))));
+        let images_bchw = network_inputs(texts.iter().map(|_| &pixels[..]), side);
+        drop(std::hint::black_box((images_bchw, tokenizer.pad(&texts))));
         batches += 1;
     }
     started.elapsed().as_secs_f64() / (batches * config.batch_size) as f64

@@ -13,11 +13,11 @@ pub enum Stage {
     Untar,
     /// Encoded image to pixels.
     Decode,
-    /// Crop, resize, augmentation, normalisation; boxes with them.
+    /// Crop, resize, augmentation; boxes with them.
     Resize,
     /// Texts to tokens.
     Tokenise,
-    /// Samples to a batch.
+    /// Pixels normalised and samples put into a batch.
     Collate,
     /// The trainer waiting for a batch.
     Wait,

@@ -33,6 +33,7 @@ pub(crate) fn network_inputs<'a>(images: impl ExactSizeIterator<Item = &'a [u8]>
         let rows = values.chunks_exact_mut((3 * side * side) as usize);
         images.zip(rows).for_each(|(pixels, channels)| normalize_into(pixels, channels));
     })
+    .expect("memory for a batch of images")
 }
 
 fn normalize_into(pixels: &[u8], channels: &mut [f32]) {

@@ -65,6 +65,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(crate) fn sparc_total_norm(tensors: *const RawTensor, count: usize, result: *mut RawTensor) -> *mut c_char;
     pub(crate) fn sparc_scale(tensors: *const RawTensor, count: usize, factor: RawTensor) -> *mut c_char;
+    pub(crate) fn sparc_recycled(shape: *const i64, dimensions: usize, result: *mut RawTensor) -> *mut c_char;
     pub(crate) fn sparc_vjp(
         outputs: *const RawTensor,
         grad_outputs: *const RawTensor,

@@ -2,12 +2,15 @@
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use crate::jpeg::Jpeg;
 pub use crate::jpeg::Reduction;
+use crate::stages::{Stage, StageTimes};
+use crate::transform::Frame;
 
 /// Images with more pixels are refused: open_clip's default, against decompression bombs.
 pub const MAX_PIXELS: u64 = 25_000_000;
@@ -113,6 +116,44 @@ impl<'a> EncodedImage<'a> {
     /// Whether [`EncodedImage::decode`] can reduce, which only a JPEG's decoder does.
     pub fn can_reduce(&self) -> bool {
         matches!(self.format, Format::Jpeg(_))
+    }
+
+    /// What `frame` shows of the image, `side`×`side` RGB bytes: those of [`EncodedImage::decode`] and [`Frame::render`]. An
+    /// upright JPEG is resized while it is decoded, so that its pixels never leave the processor's cache.
+    ///
+    /// # Errors
+    ///
+    /// What the decoder said.
+    ///
+    /// # Panics
+    ///
+    /// A frame that was made for another size.
+    pub(crate) fn render(
+        self,
+        frame: &Frame,
+        reduction: Reduction,
+        stages: &StageTimes,
+    ) -> Result<Vec<u8>, ImageError> {
+        let is_upright = self.orientation == Orientation::NoTransforms;
+        let jpeg = match self.format {
+            Format::Jpeg(jpeg) if is_upright => jpeg,
+            _ => {
+                let image = stages.time(Stage::Decode, || self.decode(reduction))?;
+                return Ok(stages.time(Stage::Resize, || frame.render(&image)));
+            }
+        };
+        let size = (self.stored.0.div_ceil(reduction.factor()), self.stored.1.div_ceil(reduction.factor()));
+        let mut rendering = stages.time(Stage::Resize, || frame.begin(size, reduction.factor(), (0.0, 0.0)));
+        let (started, mut resizing) = (Instant::now(), Duration::ZERO);
+        let decoded = jpeg.decode_rows(reduction, |y, rows| {
+            let started = Instant::now();
+            rendering.take(y, rows);
+            resizing += started.elapsed();
+        });
+        stages.add(Stage::Decode, started.elapsed() - resizing);
+        stages.add(Stage::Resize, resizing);
+        decoded.map_err(ImageError::Broken)?;
+        Ok(stages.time(Stage::Resize, || rendering.finish()))
     }
 
     /// The upright pixels. A format that cannot reduce is decoded in full.

@@ -13,6 +13,7 @@ use crate::record::NegativesRecord;
 use crate::regions::{valid_regions, visible_regions};
 use crate::shards::{EVALUATION_MEMBERS, RawSample, ShardSamples};
 use crate::skips::{Skip, SkipCounts, SkipReason};
+use crate::stages::StageTimes;
 use crate::transform::{Frame, Geometry, ResizeMode};
 
 /// Reads the samples of shards one after the other.
@@ -84,7 +85,7 @@ fn annotate(
     let image = open_image(sample)?;
     let frame = Frame::plain(image.encoded.size(), image_size, resize);
     let geometry = frame.geometry();
-    let pixels = frame.render(&image.decode(Reduction::None)?);
+    let pixels = image.render(&frame, Reduction::None, &StageTimes::default())?;
     let regions = record.regions.map(|regions| {
         let valid = valid_regions(sample, regions, skips);
         let visible = visible_regions(sample, valid, &geometry, skips);

@@ -11,6 +11,7 @@ use crate::pixels::normalize;
 use crate::prepare::open_image;
 use crate::shards::{RawSample, ShardSamples};
 use crate::skips::{Skip, SkipCounts};
+use crate::stages::StageTimes;
 use crate::transform::{Frame, ResizeMode};
 
 const IMAGE_MEMBERS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -50,7 +51,7 @@ impl ImageSet {
         let image = open_image(&sample)?;
         let extension = image.extension.to_owned();
         let frame = Frame::plain(image.encoded.size(), self.image_size, self.resize);
-        let pixels = frame.render(&image.decode(Reduction::None)?);
+        let pixels = image.render(&frame, Reduction::None, &StageTimes::default())?;
         let side = i64::from(self.image_size);
         let image_chw = Tensor::from_slice(&normalize(&pixels)).view([3, side, side]);
         let bytes = sample.members.remove(&extension).unwrap_or_default();

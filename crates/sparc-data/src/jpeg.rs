@@ -8,6 +8,7 @@ use std::io::{self, BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
+use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
 /// Scans of one picture. Encoders write about ten; each costs a pass over all pixels, so that a small
@@ -72,25 +73,49 @@ impl<'a> Jpeg<'a> {
     }
 
     /// The stored picture's width, height and RGB bytes.
-    pub(crate) fn decode(mut self, reduction: Reduction) -> Result<(u32, u32, Vec<u8>), String> {
-        let scans = count_scans(self.bytes);
-        if scans > MAX_SCANS {
-            return Err(format!("more than {MAX_SCANS} scans"));
-        }
-        let four_inks = matches!(self.decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
-        let space = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
-        let (width, height, pixels) = caught(|| {
-            if reduction != Reduction::None {
-                self.decoder.scale(8 / reduction.factor() as u8);
-            }
-            let mut started = self.decoder.to_colorspace(space)?;
+    pub(crate) fn decode(self, reduction: Reduction) -> Result<(u32, u32, Vec<u8>), String> {
+        self.check_scans()?;
+        caught(|| {
+            let (mut started, four_inks) = self.start(reduction)?;
             let (width, height) = (started.width() as u32, started.height() as u32);
             let pixels = started.read_scanlines::<u8>()?;
             // Goes on to the end marker: a file that lacks it has been cut off, and Pillow refuses it too.
             started.finish()?;
-            Ok((width, height, pixels))
-        })?;
-        Ok((width, height, if four_inks { inverted_cmyk_to_rgb(&pixels) } else { pixels }))
+            Ok((width, height, if four_inks { inverted_cmyk_to_rgb(&pixels) } else { pixels }))
+        })
+    }
+
+    /// Hands the stored picture on, some rows of RGB bytes at a time with the number of the first: few enough to lie in
+    /// a processor's cache.
+    pub(crate) fn decode_rows(self, reduction: Reduction, mut take: impl FnMut(usize, &[u8])) -> Result<(), String> {
+        const ROWS: usize = 16;
+        self.check_scans()?;
+        caught(|| {
+            let (mut started, four_inks) = self.start(reduction)?;
+            let (width, height) = (started.width(), started.height());
+            let stride = width * if four_inks { 4 } else { 3 };
+            let mut rows = vec![0; ROWS.min(height) * stride];
+            for y in (0..height).step_by(ROWS) {
+                let rows = &mut rows[..ROWS.min(height - y) * stride];
+                started.read_scanlines_into::<u8>(rows)?;
+                if four_inks { take(y, &inverted_cmyk_to_rgb(rows)) } else { take(y, rows) }
+            }
+            started.finish()
+        })
+    }
+
+    fn check_scans(&self) -> Result<(), String> {
+        if count_scans(self.bytes) > MAX_SCANS { Err(format!("more than {MAX_SCANS} scans")) } else { Ok(()) }
+    }
+
+    /// The decoder before its first row, and whether that has four inks a pixel instead of RGB.
+    fn start(mut self, reduction: Reduction) -> io::Result<(DecompressStarted<Whole<'a>>, bool)> {
+        if reduction != Reduction::None {
+            self.decoder.scale(8 / reduction.factor() as u8);
+        }
+        let four_inks = matches!(self.decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
+        let space = if four_inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
+        Ok((self.decoder.to_colorspace(space)?, four_inks))
     }
 }
 

@@ -131,8 +131,7 @@ pub fn prepare(
         .all(|text| survives_mirroring(text));
     let frame = Frame::random(image.encoded.size(), *image_size, *resize, augmentation, may_flip, &mut generator);
     let reduction = if preparation.dct_scaling { frame.reduction() } else { Reduction::None };
-    let image = stages.time(Stage::Decode, || image.decode(reduction))?;
-    let pixels = stages.time(Stage::Resize, || frame.render(&image));
+    let pixels = image.render(&frame, reduction, stages)?;
 
     let regions = visible_regions(sample, regions, &frame.geometry(), skips);
     let max = preparation.regions.map_or(0, |settings| settings.max);
@@ -202,6 +201,12 @@ impl<'a> ImageMember<'a> {
     /// The member as stored.
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// What a frame shows of it.
+    pub(crate) fn render(self, frame: &Frame, reduction: Reduction, stages: &StageTimes) -> Result<Vec<u8>, Skip> {
+        let ImageMember { sample, extension, encoded, .. } = self;
+        encoded.render(frame, reduction, stages).map_err(|error| unusable_image(sample, extension, &error))
     }
 
     /// The upright pixels.

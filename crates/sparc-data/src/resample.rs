@@ -58,50 +58,96 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 ///
 /// A rectangle that is not inside its picture, an empty window, or a part without area.
 pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
-    let Resampling { within, part: [left, top, right, bottom], scaled, window } = *resampling;
-    let (width, height) = (u64::from(image.width()), u64::from(image.height()));
-    assert!(
-        within.left + within.width <= width && within.top + within.height <= height,
-        "{within:?} is not inside {width}x{height} pixels"
-    );
-    assert!(
-        window.left + window.width <= scaled.0 && window.top + window.height <= scaled.1,
-        "{window:?} is not inside {scaled:?}"
-    );
-    assert!(window.width > 0 && window.height > 0 && left < right && top < bottom, "nothing to do: {resampling:?}");
-    let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
-    let rows = Weights::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
-    let stride = width as usize * CHANNELS;
-    // From its first byte to the end of the picture.
-    let row = |y: usize| {
-        let start = (within.top as usize + y) * stride + within.left as usize * CHANNELS;
-        &image.as_raw()[start..]
-    };
-    // Only the rows that the second pass looks at.
-    let needed = rows.first()..rows.end();
-    let line = window.width as usize * CHANNELS;
-    let mut narrowed = vec![0; needed.len() * line];
-    if columns.is_identity {
-        let start = columns.first() * CHANNELS;
-        for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
-            into.copy_from_slice(&row(y)[start..start + line]);
+    let mut resizer = Resizer::new(image.dimensions(), resampling);
+    resizer.take(0, image.as_raw());
+    resizer.finish()
+}
+
+/// Resizes a picture whose rows come one after the other, so that it need not be held as a whole.
+pub struct Resizer {
+    /// Bytes of a row of the picture.
+    stride: usize,
+    /// First byte of a row that may be looked at, and the row that rows are counted from.
+    corner: (usize, usize),
+    columns: Columns,
+    rows: Weights,
+    /// Bytes of a resized row.
+    line: usize,
+    /// Resized rows, those that the second pass looks at.
+    narrowed: Vec<u8>,
+}
+
+/// What becomes of a row.
+enum Columns {
+    /// A part of it is taken, from this byte on.
+    Same(usize),
+    Resized(BlockWeights),
+}
+
+impl Resizer {
+    /// For a picture of so many columns and rows.
+    ///
+    /// # Panics
+    ///
+    /// As [`resample`].
+    pub fn new((width, height): (u32, u32), resampling: &Resampling) -> Resizer {
+        let Resampling { within, part: [left, top, right, bottom], scaled, window } = *resampling;
+        assert!(
+            within.left + within.width <= u64::from(width) && within.top + within.height <= u64::from(height),
+            "{within:?} is not inside {width}x{height} pixels"
+        );
+        assert!(
+            window.left + window.width <= scaled.0 && window.top + window.height <= scaled.1,
+            "{window:?} is not inside {scaled:?}"
+        );
+        assert!(window.width > 0 && window.height > 0 && left < right && top < bottom, "nothing to do: {resampling:?}");
+        let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
+        let rows = Weights::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
+        let line = window.width as usize * CHANNELS;
+        Resizer {
+            stride: width as usize * CHANNELS,
+            corner: (within.left as usize * CHANNELS, within.top as usize),
+            columns: match columns.is_identity {
+                true => Columns::Same(columns.first() * CHANNELS),
+                false => Columns::Resized(BlockWeights::new(&columns, within.width as usize)),
+            },
+            line,
+            narrowed: vec![0; (rows.end() - rows.first()) * line],
+            rows,
         }
-    } else {
-        let columns = BlockWeights::new(&columns, within.width as usize);
-        for (y, into) in needed.clone().zip(narrowed.chunks_exact_mut(line)) {
-            columns.resize_row(row(y), into);
+    }
+
+    /// Takes whole rows of the picture, of which the first is row `y`.
+    pub fn take(&mut self, y: usize, rows: &[u8]) {
+        let (left, top) = self.corner;
+        let needed = top + self.rows.first()..top + self.rows.end();
+        let first = y.max(needed.start);
+        let given = y + rows.len() / self.stride;
+        for row in first..given.min(needed.end) {
+            // To the end of all rows.
+            let from_left = &rows[(row - y) * self.stride + left..];
+            let into = &mut self.narrowed[(row - needed.start) * self.line..][..self.line];
+            match &self.columns {
+                Columns::Same(start) => into.copy_from_slice(&from_left[*start..start + self.line]),
+                Columns::Resized(columns) => columns.resize_row(from_left, into),
+            }
         }
     }
-    if rows.is_identity {
-        return narrowed;
+
+    /// RGB bytes of the window. Rows that never came are black.
+    pub fn finish(self) -> Vec<u8> {
+        let Resizer { rows, line, narrowed, .. } = self;
+        if rows.is_identity {
+            return narrowed;
+        }
+        let mut resized = vec![0; (rows.starts.len() - 1) * line];
+        let (arch, first) = (pulp::Arch::new(), rows.first());
+        for (index, into) in resized.chunks_exact_mut(line).enumerate() {
+            let (start, weights) = rows.of(index);
+            arch.dispatch(WeighLines { lines: &narrowed[(start - first) * line..], weights, into });
+        }
+        resized
     }
-    let mut resized = vec![0; window.height as usize * line];
-    let arch = pulp::Arch::new();
-    for (index, into) in resized.chunks_exact_mut(line).enumerate() {
-        let (start, weights) = rows.of(index);
-        arch.dispatch(WeighLines { lines: &narrowed[(start - needed.start) * line..], weights, into });
-    }
-    resized
 }
 
 // What follows runs with the widest instructions that this processor has; the numbers are whole, so the same come out.

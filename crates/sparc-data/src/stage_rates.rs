@@ -18,6 +18,7 @@ use crate::prepare::{Preparation, open_image, read_captions, read_record};
 use crate::shards::{RawSample, ShardSamples, TRAINING_MEMBERS};
 use crate::skips::{SkipCounts, SkipReason};
 use crate::source::Source;
+use crate::stages::{Stage, StageTimes};
 use crate::tokenizer::{TextTokenizer, TokenizedText};
 use crate::transform::Frame;
 
@@ -240,17 +241,16 @@ fn prepare_times(
         while done < samples.len() || started.elapsed() < effort.time {
             let sample = &samples[(first + done) % samples.len()];
             done += 1;
-            let begun = Instant::now();
-            let Ok(image) = open_image(sample) else { continue };
+            let stages = StageTimes::default();
+            let Ok(image) = stages.time(Stage::Decode, || open_image(sample)) else { continue };
             let size = image.encoded.size();
             let Preparation { image_size, resize, augmentation, .. } = preparation;
             let frame = Frame::random(size, *image_size, *resize, augmentation, true, &mut generator);
             let reduction = if preparation.dct_scaling { frame.reduction() } else { Reduction::None };
-            let Ok(decoded) = image.decode(reduction) else { continue };
-            times.decode += begun.elapsed().as_secs_f64();
-            let begun = Instant::now();
-            std::hint::black_box(frame.render(&decoded));
-            times.resize += begun.elapsed().as_secs_f64();
+            let Ok(pixels) = image.render(&frame, reduction, &stages) else { continue };
+            std::hint::black_box(pixels);
+            times.decode += stages.get(Stage::Decode).as_secs_f64();
+            times.resize += stages.get(Stage::Resize).as_secs_f64();
             let begun = Instant::now();
             let captions = read_record(sample).and_then(|record| read_captions(sample, &record)).unwrap_or_default();
             std::hint::black_box(captions.first().map(|caption| tokenizer.encode(caption)));

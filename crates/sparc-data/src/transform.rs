@@ -9,7 +9,7 @@ pub use crate::directions::survives_mirroring;
 pub use crate::geometry::{Affine, Geometry};
 use crate::pixels::flip_horizontally;
 pub use crate::random_augment::{Operation, RandomAugment};
-use crate::resample::{PixelRect, Resampling, resample};
+use crate::resample::{PixelRect, Resampling, Resizer};
 
 /// How an image of any shape becomes a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,12 +159,34 @@ impl Frame {
     ///
     /// An image of another size than the frame was made for.
     pub fn render(&self, image: &DecodedImage) -> Vec<u8> {
+        let mut rendering = self.begin(image.pixels.dimensions(), image.reduction, image.shift);
+        rendering.take(0, image.pixels.as_raw());
+        rendering.finish()
+    }
+
+    /// Begins to render an image whose rows come later: it is decoded at 1/`reduction` to `size` pixels; `shift` is that of
+    /// [`DecodedImage`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Frame::render`].
+    pub(crate) fn begin(&self, size: (u32, u32), reduction: u32, shift: (f64, f64)) -> Rendering<'_> {
         let side = u64::from(self.side);
-        let across = Axis::new(self.crop.left, self.crop.width, image, 0, self.scaled.0, self.offset.0, side);
-        let down = Axis::new(self.crop.top, self.crop.height, image, 1, self.scaled.1, self.offset.1, side);
-        let reduced = |length: u32| length.div_ceil(image.reduction);
+        let reduced = |length: u32| length.div_ceil(reduction);
         let expected = (reduced(self.source.0), reduced(self.source.1));
-        assert_eq!(image.pixels.dimensions(), expected, "the frame was made for {:?} pixels", self.source);
+        assert_eq!(size, expected, "the frame was made for {:?} pixels", self.source);
+        let across = Axis::new(
+            (self.crop.left, self.crop.width),
+            (size.0, reduction, shift.0),
+            (self.scaled.0, self.offset.0),
+            side,
+        );
+        let down = Axis::new(
+            (self.crop.top, self.crop.height),
+            (size.1, reduction, shift.1),
+            (self.scaled.1, self.offset.1),
+            side,
+        );
         let resampling = Resampling {
             within: PixelRect {
                 left: across.within.0,
@@ -181,17 +203,7 @@ impl Frame {
                 height: down.window.1,
             },
         };
-        let mut pixels = resample(&image.pixels, &resampling);
-        if (across.window.1, down.window.1) != (side, side) {
-            pixels = self.padded(&pixels, (across.margin, down.margin), across.window.1);
-        }
-        if self.mirrored {
-            flip_horizontally(&mut pixels, side as usize);
-        }
-        for operation in &self.operations {
-            operation.apply(&mut pixels, side as usize);
-        }
-        pixels
+        Rendering { frame: self, resizer: Resizer::new(size, &resampling), across, down }
     }
 
     /// The frame's RGB bytes of an image that was decoded in full.
@@ -202,16 +214,49 @@ impl Frame {
     pub fn pixels(&self, image: RgbImage) -> Vec<u8> {
         self.render(&image.into())
     }
+}
 
-    fn padded(&self, pixels: &[u8], (left, top): (u64, u64), width: u64) -> Vec<u8> {
-        let stride = self.side as usize * 3;
-        let mut canvas = vec![BLACK; stride * self.side as usize];
-        let line = width as usize * 3;
-        for (row, into) in pixels.chunks_exact(line).zip(canvas.chunks_exact_mut(stride).skip(top as usize)) {
-            into[left as usize * 3..][..line].copy_from_slice(row);
-        }
-        canvas
+/// A frame under way.
+pub(crate) struct Rendering<'a> {
+    frame: &'a Frame,
+    resizer: Resizer,
+    across: Axis,
+    down: Axis,
+}
+
+impl Rendering<'_> {
+    /// Takes whole rows of the decoded image, of which the first is row `y`.
+    pub(crate) fn take(&mut self, y: usize, rows: &[u8]) {
+        self.resizer.take(y, rows);
     }
+
+    /// The frame's RGB bytes.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        let Rendering { frame, resizer, across, down } = self;
+        let side = u64::from(frame.side);
+        let mut pixels = resizer.finish();
+        if (across.window.1, down.window.1) != (side, side) {
+            pixels = padded(&pixels, frame.side as usize, (across.margin, down.margin), across.window.1);
+        }
+        if frame.mirrored {
+            flip_horizontally(&mut pixels, side as usize);
+        }
+        for operation in &frame.operations {
+            operation.apply(&mut pixels, side as usize);
+        }
+        pixels
+    }
+}
+
+/// A picture of `width` columns on a canvas of `side`×`side`.
+fn padded(pixels: &[u8], side: usize, (left, top): (u64, u64), width: u64) -> Vec<u8> {
+    let stride = side * 3;
+    let mut canvas = vec![BLACK; stride * side];
+    let line = width as usize * 3;
+    for (row, into) in pixels.chunks_exact(line).zip(canvas.chunks_exact_mut(stride).skip(top as usize)) {
+        into[left as usize * 3..][..line].copy_from_slice(row);
+    }
+    canvas
 }
 
 /// One direction of what [`Frame::render`] resamples.
@@ -227,12 +272,15 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(start: u64, length: u64, image: &DecodedImage, axis: usize, scaled: u64, offset: i64, side: u64) -> Axis {
-        let (size, shift) = match axis {
-            0 => (image.pixels.width(), image.shift.0),
-            _ => (image.pixels.height(), image.shift.1),
-        };
-        let place = |edge: u64| edge as f64 / f64::from(image.reduction) + shift;
+    /// `length` pixels of the full image from `start` on, of which the decoded one has `size` pixels at 1/`reduction`, moved
+    /// by `shift`; resized to `scaled`, of which the frame's `side` begins at `offset`.
+    fn new(
+        (start, length): (u64, u64),
+        (size, reduction, shift): (u32, u32, f64),
+        (scaled, offset): (u64, i64),
+        side: u64,
+    ) -> Axis {
+        let place = |edge: u64| edge as f64 / f64::from(reduction) + shift;
         let (low, high) = (place(start), place(start + length));
         let (first, end) = (low.floor(), high.ceil().min(f64::from(size)));
         let (skipped, margin) = (offset.max(0) as u64, (-offset).max(0) as u64);

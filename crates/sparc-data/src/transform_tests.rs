@@ -10,6 +10,7 @@ use super::*;
 use crate::decode::EncodedImage;
 use crate::decode::tests::digest;
 use crate::resample::tests::formula;
+use crate::stages::StageTimes;
 
 const ALL_OPERATIONS: RandomAugment = RandomAugment { operations: 2, magnitude: 7.0, probability: 0.5 };
 
@@ -219,4 +220,36 @@ fn reduced_images_show_the_same_frame() {
             assert!(mean < allowed, "orientation {orientation}, {reduction:?}: {mean} levels");
         }
     }
+}
+
+/// Resizing while decoding gives the bytes of decoding first, whatever the size, the crop and the reduction.
+#[test]
+fn rows_that_come_late_show_the_same_frame() {
+    let stages = StageTimes::default();
+    let mut generator = ChaCha8Rng::seed_from_u64(5);
+    for (width, height) in [(403, 301), (64, 16), (17, 33), (1, 1), (5, 200), (200, 5)] {
+        let mut bytes = Vec::new();
+        let image = formula(width, height);
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&image).unwrap();
+        for mode in [ResizeMode::Squash, ResizeMode::CenterCrop, ResizeMode::Pad] {
+            for min_crop_area in [1.0, 0.1] {
+                let augmentation = Augmentation { min_crop_area, horizontal_flip: true, random_augment: None };
+                let frame = Frame::random((width, height), 24, mode, &augmentation, true, &mut generator);
+                for reduction in [Reduction::None, Reduction::Half, Reduction::Eighth] {
+                    let open = || EncodedImage::open(&bytes).unwrap();
+                    let whole = frame.render(&open().decode(reduction).unwrap());
+                    let late = open().render(&frame, reduction, &stages).unwrap();
+                    assert!(whole == late, "{width}x{height} {mode:?} {reduction:?} {frame:?}");
+                }
+            }
+        }
+    }
+    // What is wrong with a file is said as if it had been decoded first.
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&formula(64, 64)).unwrap();
+    bytes.truncate(bytes.len() * 2 / 3);
+    let open = || EncodedImage::open(&bytes).unwrap();
+    let frame = Frame::plain((64, 64), 16, ResizeMode::Squash);
+    let error = open().render(&frame, Reduction::None, &stages).unwrap_err();
+    assert_eq!(error, open().decode(Reduction::None).unwrap_err());
 }

@@ -34,6 +34,17 @@ pub struct ImageFeatures {
     pub grid: PatchGrid,
 }
 
+impl ImageFeatures {
+    /// The same tensors once more, without copying them.
+    pub fn shallow_clone(&self) -> ImageFeatures {
+        ImageFeatures {
+            pooled_bd: self.pooled_bd.shallow_clone(),
+            patches_bpd: self.patches_bpd.shallow_clone(),
+            grid: self.grid,
+        }
+    }
+}
+
 /// Text embeddings in the space shared with images; none of them is L2-normalised.
 #[derive(Debug)]
 pub struct TextFeatures {

@@ -28,7 +28,7 @@ pub use encoder::{Caption, Encoder, Matcher, PatchPath, RegionEncoder, TextEnds,
 pub use features::{ImageFeatures, PatchGrid, TextFeatures};
 pub use loss_terms::{LossTerm, LossTerms};
 pub use pair_score::{PairScore, PairScores};
-pub use sample::{EvalSample, FineRegion, LabelMap, Region};
+pub use sample::{CaptionPair, EvalSample, FineRegion, HardNegative, LabelMap, Region, Statement};
 
 /// Compiles the README's example.
 #[cfg(doctest)]

@@ -81,6 +81,18 @@ impl ImageFeatures {
     }
 }
 
+impl TextFeatures {
+    /// The features of some of the texts.
+    pub fn select(&self, rows: &[i64]) -> TextFeatures {
+        let rows = Tensor::from_slice(rows).to_device(self.pooled_bd.device());
+        TextFeatures {
+            pooled_bd: self.pooled_bd.index_select(0, &rows),
+            tokens_bld: self.tokens_bld.index_select(0, &rows),
+            mask_bl: self.mask_bl.index_select(0, &rows),
+        }
+    }
+}
+
 impl PairScores {
     /// Whether every score is a number.
     pub fn are_finite(&self) -> bool {
@@ -122,11 +134,15 @@ mod tests {
             let all = score.scores(&images, &texts);
             assert!(all.are_finite());
             assert_eq!(all.image_to_text_ac.size(), [3, 2]);
-            let one = score.scores(&images.select(&[2]), &texts);
-            for (one, all) in
-                [(&one.image_to_text_ac, &all.image_to_text_ac), (&one.text_to_image_ac, &all.text_to_image_ac)]
-            {
-                for (a, b) in values(one).into_iter().zip(values(&all.get(2))) {
+            let one_image = score.scores(&images.select(&[2]), &texts);
+            let one_text = score.scores(&images, &texts.select(&[1]));
+            for pick in [
+                |scores: &PairScores| scores.image_to_text_ac.shallow_clone(),
+                |scores: &PairScores| scores.text_to_image_ac.shallow_clone(),
+            ] {
+                let of_image = values(&pick(&one_image)).into_iter().zip(values(&pick(&all).get(2)));
+                let of_text = values(&pick(&one_text)).into_iter().zip(values(&pick(&all).select(1, 1)));
+                for (a, b) in of_image.chain(of_text) {
                     assert!((a - b).abs() < 1e-12, "{}", score.name());
                 }
             }

@@ -34,6 +34,41 @@ impl FineRegion {
     }
 }
 
+/// A caption that is true of the image, with others nearly like it that are not (SugarCrepe, ARO, VALSE's foils).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HardNegative {
+    /// The benchmark, or the part of it, that the case belongs to.
+    pub source: String,
+    /// The true caption.
+    pub caption: String,
+    /// The false ones, at least one, none like the true one.
+    pub negatives: Vec<String>,
+}
+
+/// A sentence that is true or false of the image (VSR).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// The benchmark, or the part of it, that the statement belongs to.
+    pub source: String,
+    /// The sentence.
+    pub text: String,
+    /// Whether it is true.
+    pub is_true: bool,
+}
+
+/// One half of an item of two images with two captions (Winoground); the other half is with the other image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptionPair {
+    /// The benchmark, or the part of it, that the item belongs to.
+    pub source: String,
+    /// Name of the item, unique in its source: both halves have it.
+    pub item: String,
+    /// The caption of this image.
+    pub caption: String,
+    /// The caption of the other image.
+    pub other: String,
+}
+
 /// A semantic label for every pixel; it covers exactly the frame of the network input, at a
 /// resolution of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +101,12 @@ pub struct EvalSample {
     pub regions: Option<Vec<Region>>,
     /// Regions whose description is to be chosen among others, possibly none.
     pub fine_regions: Vec<FineRegion>,
+    /// True captions with false ones, possibly none.
+    pub hard_negatives: Vec<HardNegative>,
+    /// Sentences that are true or false, possibly none.
+    pub statements: Vec<Statement>,
+    /// Halves of items of two images with two captions, possibly none.
+    pub caption_pairs: Vec<CaptionPair>,
     /// Class index.
     pub class: Option<usize>,
     /// Semantic labels.

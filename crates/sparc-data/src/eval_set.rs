@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use sparc_core::{EvalSample, FineRegion, LabelMap, Region};
 use tch::Tensor;
 
+use crate::claims::{Claims, read_claims};
 use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::pixels::normalize;
@@ -98,6 +99,7 @@ fn annotate(
         Some(FineRegion { region: Region { box_xyxy, text }, hard, medium, easy, trivial })
     });
     let fine_regions = fine_regions.collect();
+    let Claims { hard_negatives, statements, caption_pairs } = read_claims(sample, skips);
     let side = i64::from(image_size);
     Ok(EvalSample {
         key: sample.key.clone(),
@@ -106,6 +108,9 @@ fn annotate(
         captions,
         regions,
         fine_regions,
+        hard_negatives,
+        statements,
+        caption_pairs,
         class: read_class(sample, skips),
         segmentation: read_segmentation(sample, &geometry, skips),
     })

@@ -6,6 +6,7 @@
 //! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set,
 //! [`shard_tools`] makes shards from other data and looks into shards.
 
+mod claims;
 mod collator;
 mod data_spec;
 pub mod decode;
@@ -46,5 +47,5 @@ pub use loader::{LastBatch, LoadedBatch, Loader, LoaderConfig, Share};
 pub use order::{LoaderState, SetState};
 pub use prepare::{CaptionChoice, Preparation, PreparedSample, Tokenizers};
 pub use regions::{PreparedRegion, RegionSettings};
-pub use table::Columns;
+pub use table::{Columns, read_pairs};
 pub use tokenizer::{TextTokenizer, TokenizedText, TokenizerModel, TokenizerTraining, train_tokenizer};

@@ -39,6 +39,8 @@ pub enum SkipReason {
     MemberTooLarge,
     /// The label map or class index cannot be read: only that annotation is left out.
     BadLabel,
+    /// An entry of `hard_negatives`, `statements` or `caption_pairs` that is none: only that entry is left out.
+    BadClaim,
     /// The tokenizer's vocabulary cannot express the text.
     Tokenize,
     /// The shard ends in the middle: the rest of it is missing.
@@ -63,6 +65,7 @@ impl SkipReason {
                 | SkipReason::DuplicateMember
                 | SkipReason::MemberTooLarge
                 | SkipReason::BadLabel
+                | SkipReason::BadClaim
         )
     }
 
@@ -90,6 +93,7 @@ impl fmt::Display for SkipReason {
             SkipReason::DuplicateKey => "duplicate_key",
             SkipReason::MemberTooLarge => "member_too_large",
             SkipReason::BadLabel => "bad_label",
+            SkipReason::BadClaim => "bad_claim",
             SkipReason::Tokenize => "tokenize",
             SkipReason::ShardCutOff => "shard_cut_off",
             SkipReason::FileUnreadable => "file_unreadable",

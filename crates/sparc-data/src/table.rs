@@ -97,6 +97,38 @@ impl Table {
     }
 }
 
+/// Pairs of an image file and a text, from a table with the columns `image` and `text` or open_clip's; paths are
+/// absolute or from the working directory.
+///
+/// # Errors
+///
+/// A file that cannot be read or has no such columns, no rows, or a row without a path or a text.
+pub fn read_pairs(path: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
+    let named = Columns { image: "image".into(), text: "text".into() };
+    let table = match Table::open(path, &named) {
+        // Whose error is told: of the columns that this function documents first.
+        Err(error @ Error::Table { .. }) => Table::open(path, &Columns::default()).map_err(|_| error),
+        table => table,
+    }?;
+    let unusable = |reason: String| Error::Table { path: path.into(), reason };
+    if table.rows.is_empty() {
+        return Err(unusable("it has no rows".into()));
+    }
+    let mut pairs = Vec::with_capacity(table.len());
+    for (row, &start) in table.rows.iter().enumerate() {
+        let record =
+            read_row(path, table.separator, start).map_err(|reason| Error::Io { path: path.into(), reason })?;
+        let field = |column: usize, what: &str| {
+            let text = std::str::from_utf8(record.get(column).unwrap_or_default())
+                .map_err(|_| unusable(format!("row {}: the {what} is not UTF-8", row + 1)))?;
+            if text.trim().is_empty() { Err(unusable(format!("row {} has no {what}", row + 1))) } else { Ok(text) }
+        };
+        let image = field(table.image, "image")?;
+        pairs.push((PathBuf::from(image), field(table.text, "text")?.to_owned()));
+    }
+    Ok(pairs)
+}
+
 /// Longer rows are not read.
 const MAX_ROW_BYTES: u64 = 1 << 20;
 
@@ -214,6 +246,23 @@ mod tests {
             assert_eq!(rows[1].as_ref().unwrap().members["txt"], b"plain");
             assert_eq!(rows.len(), 2);
         }
+    }
+
+    #[test]
+    fn pairs_are_read_with_either_names_of_columns() {
+        let read = |text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("pairs.csv");
+            std::fs::write(&path, text).unwrap();
+            read_pairs(&path).map_err(|error| error.to_string())
+        };
+        let expected = vec![(PathBuf::from("a.jpg"), "a, b".to_owned()), (PathBuf::from("b c.jpg"), "d".to_owned())];
+        assert_eq!(read("image,text\na.jpg,\"a, b\"\nb c.jpg,d\n").unwrap(), expected);
+        assert_eq!(read("title\tmore\tfilepath\na, b\t1\ta.jpg\nd\t2\tb c.jpg\n").unwrap(), expected);
+        assert!(read("image,title\na.jpg,x\n").unwrap_err().contains("no column `text`"));
+        assert!(read("image,text\n").unwrap_err().contains("no rows"));
+        assert!(read("image,text\na.jpg,x\na.jpg\n").unwrap_err().contains("row 2 has no text"));
+        assert!(read("image,text\n ,x\n").unwrap_err().contains("row 1 has no image"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod evaluation;
 pub mod metrics_log;
 pub mod objective;
 pub mod optimizer;
+pub mod pair_logits;
 pub mod plan;
 pub mod progress;
 pub mod regions;

@@ -73,6 +73,12 @@ mod tests {
         eval patches
         eval resize
         eval caption
+        eval rerank
+        score checkpoint
+        score image
+        score text
+        score pairs
+        score json
         embed checkpoint
         embed image
         embed regions

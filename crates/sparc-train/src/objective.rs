@@ -329,7 +329,7 @@ impl RegionFeatures {
 }
 
 /// The network's inverse temperature, or the objective's own.
-fn temperature(network: &DualEncoder, choice: LocalTemperature, own: LearnedScalar) -> Tensor {
+pub(crate) fn temperature(network: &DualEncoder, choice: LocalTemperature, own: LearnedScalar) -> Tensor {
     match choice {
         LocalTemperature::Shared => network.logit_scale(),
         LocalTemperature::Own => network.scalar(own),

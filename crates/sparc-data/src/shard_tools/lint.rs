@@ -9,6 +9,7 @@ use serde::Serialize;
 use sparc_core::seed;
 
 use super::scan::scan;
+use crate::claims::read_claims;
 use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::eval_set::read_class;
@@ -105,6 +106,7 @@ fn check(sample: &RawSample, problems: &mut Vec<Skip>) {
         let regions = record.regions.unwrap_or_default();
         check_instances(sample, regions.len(), problems);
         valid_regions(sample, regions, problems);
+        read_claims(sample, problems);
     }
     let size = open_image(sample).and_then(|image| {
         let size = image.encoded.size();
@@ -177,7 +179,8 @@ mod tests {
     fn every_problem_is_named_with_its_key_in_the_order_of_the_shards() {
         let Written { shards, _folder } = written(4, 2);
         let region = RegionRecord { box_xyxy: [0.5, 0.5, 0.2, 0.9], text: "thing".into(), score: None };
-        let record = serde_json::json!({"captions": ["a"], "regions": [region]}).to_string();
+        let claim = serde_json::json!({"source": "s", "caption": "a", "negatives": []});
+        let record = serde_json::json!({"captions": ["a"], "regions": [region], "hard_negatives": [claim]}).to_string();
         let labels = |value: u8, width: u32| {
             let map = image::GrayImage::from_pixel(width, 10, image::Luma([value]));
             let mut bytes = std::io::Cursor::new(Vec::new());
@@ -214,6 +217,7 @@ mod tests {
         let all = [shards.clone(), vec![path]].concat();
         let expected: Vec<(SkipReason, String)> = [
             (SkipReason::BoxEmpty, "box"),
+            (SkipReason::BadClaim, "box"),
             (SkipReason::BadLabel, "map"),
             (SkipReason::BadLabel, "map"),
             (SkipReason::NoCaption, "cut"),

@@ -4,7 +4,7 @@
 //!
 //! A network that has collapsed gives every candidate the same score, and a metric that resolves ties
 //! in favour of the right answer then reports 100 %. Here every ranked metric ([`retrieval`],
-//! [`classification`], [`regions`], [`compositional`]) is the *expectation over a uniformly random order of the tied candidates*, and
+//! [`reranking`], [`classification`], [`regions`], [`compositional`]) is the *expectation over a uniformly random order of the tied candidates*, and
 //! the pointing metric of [`grounding`] spreads its one point evenly over all maxima: a constant
 //! network gets exactly the chance level. [`segmentation`] takes the lowest class index, as an argmax
 //! does everywhere.
@@ -16,6 +16,7 @@ pub mod compositional;
 pub mod faithfulness;
 pub mod grounding;
 pub mod regions;
+pub mod reranking;
 pub mod retrieval;
 pub mod segmentation;
 mod tied_rank;

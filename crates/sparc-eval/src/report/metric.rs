@@ -38,6 +38,12 @@ const SHAPES: &str = "Captions of Shapes";
 
 /// Label, group, unit and direction of a metric key; an unknown key is shown as it is.
 pub fn metric_info(key: &str) -> MetricInfo {
+    if let Some(info) = key.strip_prefix("compositional.").and_then(compositional) {
+        return info;
+    }
+    if let Some(info) = key.strip_prefix("reranked_").and_then(reranked) {
+        return info;
+    }
     let known = |group: &str, label: &str, better| MetricInfo {
         group: group.to_owned(),
         label: label.to_owned(),
@@ -105,6 +111,52 @@ pub fn metric_info(key: &str) -> MetricInfo {
     }
 }
 
+/// What follows `reranked_`: the keys of retrieval, and the bound of its second stage.
+fn reranked(key: &str) -> Option<MetricInfo> {
+    let group = "Retrieval, re-ranked".to_owned();
+    let bound = |label: &str| MetricInfo {
+        group: group.clone(),
+        label: label.to_owned(),
+        unit: Unit::Percent,
+        better: Better::Neither,
+    };
+    match key {
+        "image_to_text_listed" => Some(bound("image to text, own among the candidates")),
+        "text_to_image_listed" => Some(bound("text to image, own among the candidates")),
+        _ => Some(metric_info(key)).filter(|info| info.group == "Retrieval").map(|info| MetricInfo { group, ..info }),
+    }
+}
+
+/// What follows `compositional.`: `match.` where the matching head judges, the kind of test, `[source]`.
+fn compositional(key: &str) -> Option<MetricInfo> {
+    let (judge, key) = match key.strip_prefix("match.") {
+        Some(key) => (", matching head", key),
+        None => ("", key),
+    };
+    let known = |group: &str, label: String| {
+        Some(MetricInfo { group: format!("{group}{judge}"), label, unit: Unit::Percent, better: Better::Higher })
+    };
+    let (kind, source) = match key.split_once('[') {
+        Some((kind, rest)) => (kind, Some(rest.rsplit_once(']')?)),
+        None => (key, None),
+    };
+    let (negatives, statements) = ("True caption among false ones", "True and false statements");
+    match (kind, source) {
+        ("negatives", None) => known(negatives, "all cases".into()),
+        ("negatives.strict", None) => known(negatives, "all cases, ties as wrong".into()),
+        ("negatives.mean_of_sources", None) => known(negatives, "mean of sources".into()),
+        ("negatives", Some((source, ""))) => known(negatives, source.into()),
+        ("statements", None) => known(statements, "area under ROC".into()),
+        ("statements", Some((source, ""))) => known(statements, format!("area under ROC, {source}")),
+        ("statements_accuracy", None) => known(statements, "judged right".into()),
+        ("statements_accuracy", Some((source, ""))) => known(statements, format!("judged right, {source}")),
+        ("pairs", Some((source, point @ (".text" | ".image" | ".group")))) => {
+            known("Two images, two captions", format!("{source}: {}", &point[1..]))
+        }
+        _ => None,
+    }
+}
+
 /// One metric of every method.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricRow {
@@ -114,18 +166,28 @@ pub struct MetricRow {
     pub info: MetricInfo,
     /// One value a method, in the order of the methods; `None` where it was not measured.
     pub values: Vec<Option<f64>>,
+    /// Low and high end of each value's interval; may be shorter than the values.
+    pub intervals: Vec<Option<(f64, f64)>>,
+    /// What else is to be known of it, such as the number of cases; may be empty.
+    pub note: String,
 }
 
 impl MetricRow {
     /// A row described by [`metric_info`].
     pub fn new(key: impl Into<String>, values: Vec<Option<f64>>) -> Self {
         let key = key.into();
-        Self { info: metric_info(&key), key, values }
+        Self { info: metric_info(&key), key, values, intervals: Vec::new(), note: String::new() }
     }
 
     /// The value of method `index` as it is shown; `–` where there is none.
     pub(super) fn shown(&self, index: usize) -> String {
         self.value(index).map_or_else(|| "–".to_owned(), |value| self.write(value))
+    }
+
+    /// The interval of method `index` as it is shown, if it has one.
+    pub(super) fn shown_interval(&self, index: usize) -> Option<String> {
+        let (low, high) = self.intervals.get(index).copied().flatten()?;
+        Some(format!("{}–{}", self.write(low), self.write(high)))
     }
 
     /// The value of method `index` if it was measured and is finite.
@@ -204,8 +266,38 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_sources_and_of_the_matching_head_are_told_apart() {
+        let keys = [
+            "compositional.negatives",
+            "compositional.negatives.strict",
+            "compositional.negatives.mean_of_sources",
+            "compositional.negatives[mean_of_sources]",
+            "compositional.negatives[a]",
+            "compositional.match.negatives[a]",
+            "compositional.statements[a]",
+            "compositional.match.statements_accuracy[a]",
+            "compositional.pairs[a].text",
+            "compositional.pairs[a].group",
+            "compositional.match.pairs[a].group",
+            "reranked_image_to_text_R@1",
+            "image_to_text_R@1",
+            "reranked_text_to_image_mean_rank",
+            "reranked_image_to_text_listed",
+        ];
+        let shown: std::collections::BTreeSet<_> =
+            keys.iter().map(|key| (metric_info(key).group, metric_info(key).label)).collect();
+        assert_eq!(shown.len(), keys.len());
+        assert!(keys.iter().all(|key| !metric_info(key).group.is_empty()));
+        assert_eq!(metric_info("compositional.negatives[sugarcrepe/add_obj]").label, "sugarcrepe/add_obj");
+        assert_eq!(metric_info("compositional.negatives[a[b]]").label, "a[b]");
+        assert_eq!(metric_info("reranked_text_to_image_mean_rank").better, Better::Lower);
+    }
+
+    #[test]
     fn unknown_keys_are_shown_as_they_are() {
-        for key in ["samples_per_s", "image_to_text_R@x", ""] {
+        let odd =
+            ["compositional.x", "compositional.negatives[a", "compositional.pairs[a].x", "reranked_zeroshot_acc1"];
+        for key in ["samples_per_s", "image_to_text_R@x", ""].into_iter().chain(odd) {
             assert_eq!(metric_info(key).label, key);
         }
     }

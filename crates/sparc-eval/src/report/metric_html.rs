@@ -58,9 +58,13 @@ fn row_html(row: &MetricRow, n_methods: usize, palette_len: usize, with_differen
             "&nbsp;<span class=\"direction\" title=\"{spoken}\"><span aria-hidden=\"true\">{arrow}</span><span class=\"unseen\">{spoken}</span></span>"
         )
     };
+    let note = match row.note.as_str() {
+        "" => String::new(),
+        note => format!(" <small>{}</small>", escape(note)),
+    };
     let reference = if row.info.better == Better::Neither { " class=\"reference\"" } else { "" };
     format!(
-        "<tr{reference}><th scope=\"row\" title=\"{}\">{}{direction}</th>{cells}{}</tr>\n",
+        "<tr{reference}><th scope=\"row\" title=\"{}\">{}{direction}{note}</th>{cells}{}</tr>\n",
         escape(&row.key),
         escape(&row.info.label),
         if with_difference { difference_cell(row) } else { String::new() },
@@ -73,12 +77,19 @@ fn cell(row: &MetricRow, index: usize, best: bool, palette_len: usize) -> String
     let bar = match row.value(index) {
         Some(value) if percent => {
             let width = 100.0 * value.clamp(0.0, 1.0);
-            format!("<span class=\"bar m{}\"><i style=\"width:{width:.1}%\"></i></span>", index % palette_len)
+            let whisker = row.intervals.get(index).copied().flatten().map_or_else(String::new, |(low, high)| {
+                let (low, high) = (100.0 * low.clamp(0.0, 1.0), 100.0 * high.clamp(0.0, 1.0));
+                format!("<b style=\"left:{low:.1}%;width:{:.1}%\"></b>", high - low)
+            });
+            format!("<span class=\"bar m{}\"><i style=\"width:{width:.1}%\"></i>{whisker}</span>", index % palette_len)
         }
         _ => String::new(),
     };
+    let interval = row.shown_interval(index).map_or_else(String::new, |interval| {
+        format!("<span class=\"interval\" title=\"95 % interval, images resampled\">{}</span>", escape(&interval))
+    });
     let (class, note) = if best { (" class=\"best\"", "<span class=\"unseen\"> best</span>") } else { ("", "") };
-    format!("<td{class}><span class=\"value\">{}{unit}{note}</span>{bar}</td>", escape(&row.shown(index)))
+    format!("<td{class}><span class=\"value\">{}{unit}{note}</span>{bar}{interval}</td>", escape(&row.shown(index)))
 }
 
 /// The second method's value less the first's, in points where the values are percentages.
@@ -119,6 +130,19 @@ mod tests {
         assert_eq!(html.matches("class=\"best\"").count(), 1);
         assert!(html.contains(">10.0<") && html.contains(">12.5<") && html.contains(">+2.5<"), "{html}");
         assert!(html.contains("higher is better"));
+    }
+
+    #[test]
+    fn intervals_and_notes_are_shown() {
+        let row = MetricRow {
+            intervals: vec![None, Some((0.1, 0.3))],
+            note: "n < 9".to_owned(),
+            ..MetricRow::new("compositional.negatives[a]", vec![Some(0.1), Some(0.25)])
+        };
+        let html = metric_table(&methods(&["CLIP", "SPARC"]), &[row], 8);
+        assert_eq!(html.matches("class=\"interval\"").count(), 1);
+        assert!(html.contains("10.0–30.0") && html.contains("left:10.0%;width:20.0%"), "{html}");
+        assert!(html.contains("<small>n &lt; 9</small>"), "{html}");
     }
 
     #[test]

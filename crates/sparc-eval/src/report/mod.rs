@@ -11,6 +11,7 @@ mod html;
 mod metric;
 mod metric_html;
 mod page;
+mod rows;
 mod scale;
 mod summary;
 mod table;
@@ -18,6 +19,7 @@ mod table;
 pub use data::{Chart, GalleryItem, MethodHeatmaps, Picture, ReportData, Series};
 pub use metric::{Better, MetricInfo, MetricRow, Unit, metric_info};
 pub use page::{render_html, write_report};
+pub use rows::metric_rows;
 pub use summary::{Summary, write_summary};
 pub use table::{markdown_table, text_table};
 

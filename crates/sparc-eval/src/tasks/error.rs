@@ -15,6 +15,8 @@ pub enum Task {
     PhraseGrounding,
     /// Regions with given boxes.
     Regions,
+    /// True and false captions and statements.
+    Compositional,
     /// Captions made for images.
     Captioning,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Task {
             Task::ZeroshotSegmentation => "zero-shot segmentation",
             Task::PhraseGrounding => "phrase grounding",
             Task::Regions => "regions",
+            Task::Compositional => "the compositional test",
             Task::Captioning => "captioning",
         })
     }
@@ -42,6 +45,11 @@ pub enum EvalError {
     /// The network makes no captions.
     #[error("captioning needs a network that makes captions; this one has no text decoder")]
     NoCaptioner,
+    /// The network does not match pairs.
+    #[error(
+        "re-ranking needs a network with a matching head, which reads a text together with an image; this one has none: ask for retrieval alone"
+    )]
+    NoMatcher,
     /// A setting of the request makes no sense.
     #[error("`{field}` is {value}, but must be {expected}")]
     InvalidRequest {

@@ -1,11 +1,12 @@
 //! One pass over the samples for all tasks.
 
-use ndarray::Axis;
 use sparc_core::{Caption, Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
 use tch::Tensor;
 
 use super::captioning::CaptioningTask;
+use super::compositional::CompositionalTask;
 use super::features::{TextEmbedder, normalized_rows};
+use super::pair_judge::{PairJudge, SeenImages};
 use super::phrase_grounding::GroundingTask;
 use super::regions::RegionsTask;
 use super::retrieval::RetrievalTask;
@@ -30,12 +31,20 @@ pub enum Progress {
     },
     /// All images are done; retrieval ranks are being computed.
     Ranking,
+    /// The matching head orders first candidates anew; so many queries of so many are done.
+    Reranking {
+        /// Done.
+        n_done: usize,
+        /// Images and captions.
+        n_queries: usize,
+    },
 }
 
 /// Runs the requested tasks in one pass over the samples, without gradients.
 ///
 /// Images are encoded `batch_size` at a time; those that no task can use are not encoded at all.
-/// Memory holds one batch, and for retrieval the pooled embeddings of all images and captions.
+/// Memory holds one batch, and for retrieval the pooled embeddings of all images and captions; with re-ranking, the
+/// tokens of all of them.
 ///
 /// # Errors
 ///
@@ -88,6 +97,7 @@ struct Tasks<'a> {
     segmentation: Option<SegmentationTask<'a>>,
     grounding: Option<GroundingTask>,
     regions: Option<RegionsTask<'a>>,
+    compositional: Option<CompositionalTask>,
     captioning: Option<(CaptioningTask, &'a dyn Caption)>,
 }
 
@@ -120,15 +130,19 @@ impl<'a> Tasks<'a> {
         } else {
             None
         };
+        if request.rerank.is_some() && encoder.matcher().is_none() {
+            return Err(EvalError::NoMatcher);
+        }
         Ok(Tasks {
             encoder,
             embedder,
             request,
-            retrieval: request.retrieval.then(|| RetrievalTask::new(request.pair_score)),
+            retrieval: request.retrieval.then(|| RetrievalTask::new(request.pair_score, request.rerank)),
             classification,
             segmentation,
             grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
             regions: request.regions.as_ref().map(|regions| RegionsTask::new(regions, encoder)),
+            compositional: request.compositional.then(|| CompositionalTask::new(encoder.matcher().is_some())),
             captioning,
         })
     }
@@ -152,6 +166,9 @@ impl<'a> Tasks<'a> {
         if let Some(task) = &mut self.regions {
             is_wanted |= task.admit(sample);
         }
+        if let Some(task) = &mut self.compositional {
+            is_wanted |= task.admit(sample);
+        }
         if let Some((task, _)) = &mut self.captioning {
             is_wanted |= task.admit(sample);
         }
@@ -163,7 +180,7 @@ impl<'a> Tasks<'a> {
         if let Some((task, captioner)) = &mut self.captioning {
             task.add_batch(*captioner, samples, &images_bchw);
         }
-        let is_pooled = self.retrieval.is_some() || self.classification.is_some();
+        let is_pooled = self.retrieval.is_some() || self.classification.is_some() || self.compositional.is_some();
         let is_local = self.segmentation.is_some() || self.grounding.is_some();
         if !is_pooled && !is_local && self.regions.is_none() {
             return Ok(());
@@ -219,30 +236,34 @@ impl<'a> Tasks<'a> {
         images_bchw: &Tensor,
         features: &ImageFeatures,
     ) -> Result<(), EvalError> {
-        // Each task sees its own rows: an image without a caption may still have a class.
-        let pooled_bd = normalized_rows(&features.pooled_bd, |row| EvalError::NonFinite {
-            key: samples[row].key.clone(),
-            what: "pooled image embedding".to_owned(),
-        })?;
         // Patches are compared as the objective saw them.
-        let again = match (self.request.pair_score, self.request.patch_path) {
-            (PairScore::Pooled, _) | (_, PatchPath::Local) => None,
+        let compared = match (self.request.pair_score, self.request.patch_path) {
+            (PairScore::Pooled, _) => None,
+            (_, PatchPath::Local) => Some(features.shallow_clone()),
             (_, PatchPath::Global) => Some(self.encode(images_bchw, PatchPath::Local)),
         };
-        let compared = (self.request.pair_score != PairScore::Pooled).then(|| again.as_ref().unwrap_or(features));
+        let is_matched = self.compositional.is_some() || self.request.rerank.is_some();
+        let matcher = self.encoder.matcher().filter(|_| is_matched);
+        let tokens_bmc = matcher.map(|matcher| matcher.image_tokens(images_bchw));
+        let keys = samples.iter().map(|sample| sample.key.clone()).collect();
+        let seen = SeenImages::new(keys, &features.pooled_bd, compared, tokens_bmc)?;
+        // Each task sees its own rows: an image without a caption may still have a class.
         let rows_where = |is_wanted: &dyn Fn(&EvalSample) -> bool| {
             let rows: Vec<usize> = (0..samples.len()).filter(|&row| is_wanted(&samples[row])).collect();
-            let selected: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
             let chosen: Vec<&EvalSample> = rows.iter().map(|&row| &samples[row]).collect();
-            (chosen, pooled_bd.select(Axis(0), &rows), compared.map(|features| features.select(&selected)))
+            (chosen, seen.select(&rows))
         };
         if let Some(task) = &mut self.retrieval {
-            let (samples, pooled_bd, features) = rows_where(&RetrievalTask::takes);
-            task.add_batch(&samples, pooled_bd.view(), features.as_ref(), self.embedder)?;
+            let (samples, seen) = rows_where(&RetrievalTask::takes);
+            task.add_batch(&samples, &seen, self.embedder)?;
         }
         if let Some(task) = &mut self.classification {
-            let (samples, pooled_bd, features) = rows_where(&|sample| sample.class.is_some());
-            task.add_batch(&samples, pooled_bd.view(), features.as_ref())?;
+            let (samples, seen) = rows_where(&|sample| sample.class.is_some());
+            task.add_batch(&samples, seen.pooled_bd.view(), seen.compared.as_ref())?;
+        }
+        if let Some(task) = &mut self.compositional {
+            let (samples, seen) = rows_where(&CompositionalTask::takes);
+            task.add_batch(&samples, &seen, &PairJudge::of(self.embedder, self.request.pair_score))?;
         }
         Ok(())
     }
@@ -284,11 +305,12 @@ impl<'a> Tasks<'a> {
                 upsampling: self.request.upsampling,
                 heatmap_threshold: self.request.heatmap_threshold,
             },
-            retrieval: self.retrieval.map(|task| task.finish(n_images)).transpose()?,
+            retrieval: self.retrieval.map(|task| task.finish(n_images, self.embedder, progress)).transpose()?,
             classification: self.classification.map(|task| task.finish(n_images)).transpose()?,
             segmentation: self.segmentation.map(|task| task.finish(n_images)).transpose()?,
             grounding: self.grounding.map(|task| task.finish(n_images)).transpose()?,
             regions: self.regions.map(|task| task.finish(n_images, self.embedder)).transpose()?,
+            compositional: self.compositional.map(|task| task.finish(n_images)).transpose()?,
             captioning: self.captioning.map(|(task, _)| task.finish(n_images)).transpose()?,
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! [`evaluate`] runs every task of an [`EvalRequest`] in one pass over the samples, and sees the network
 //! only through [`sparc_core::Encoder`] and [`sparc_core::Tokenize`]. What each task does is told in its
-//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, regions, captioning.
+//! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, regions,
+//! compositional tests, captioning. [`PairJudge`] scores pairs of one's own.
 //!
 //! A sample without the annotation that a task needs is left out of that task and counted. A task that
 //! is left without any sample is an error ([`EvalError::NoUsableSample`]), and so are features that are
@@ -10,29 +11,40 @@
 
 mod captioning;
 mod class_list;
+mod compositional;
+mod compositional_results;
 mod error;
 mod evaluate;
 mod features;
+mod pair_judge;
 mod pair_scoring;
 mod phrase_grounding;
 mod region_arms;
 mod regions;
 mod request;
+mod reranking;
 mod results;
 mod retrieval;
 mod zeroshot_classification;
 mod zeroshot_segmentation;
 
 #[cfg(test)]
+mod compositional_tests;
+#[cfg(test)]
 mod tests;
 
 pub use class_list::{ClassListError, ClassSet, DEFAULT_TEMPLATES, SegmentationClasses, Templates};
+pub use compositional_results::{
+    CaptionPairResults, ClaimResults, CompositionalResults, HardNegativeResults, Measured, SourceResults,
+    StatementResults, StatementVerdicts,
+};
 pub use error::{EvalError, Task};
 pub use evaluate::{Progress, evaluate};
+pub use pair_judge::{PairJudge, PairJudgement, SeenImages};
 pub use region_arms::RegionArm;
 pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
     ArmResults, BoxResults, CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults,
-    ImageCaption, Protocol, RegionResults, RetrievalResults, SegmentationResults,
+    ImageCaption, Protocol, RankSummary, RegionResults, RerankedResults, RetrievalResults, SegmentationResults,
 };

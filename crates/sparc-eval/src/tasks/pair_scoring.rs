@@ -58,6 +58,16 @@ pub(super) fn text_scores(
     Ok(to_array(&checked(score.scores(images, texts))?.image_to_text_ac))
 }
 
+/// Scores of images with texts, for ranking texts and for ranking images, `[A, C]` each.
+pub(super) fn pair_scores(
+    score: PairScore,
+    images: &ImageFeatures,
+    texts: &TextFeatures,
+) -> Result<(Array2<f32>, Array2<f32>), EvalError> {
+    let scores = checked(score.scores(images, texts))?;
+    Ok((to_array(&scores.image_to_text_ac), to_array(&scores.text_to_image_ac)))
+}
+
 fn checked(scores: PairScores) -> Result<PairScores, EvalError> {
     if scores.are_finite() { Ok(scores) } else { Err(EvalError::NonFiniteScore) }
 }

@@ -13,6 +13,8 @@ use crate::metrics::upsample::Upsampling;
 pub struct EvalRequest {
     /// Run image-text retrieval.
     pub retrieval: bool,
+    /// Have the network's matching head order so many first candidates of every query of retrieval anew.
+    pub rerank: Option<usize>,
     /// Run zero-shot classification into these classes.
     pub classification: Option<ClassSet>,
     /// Run zero-shot segmentation into these classes.
@@ -21,9 +23,11 @@ pub struct EvalRequest {
     pub grounding: bool,
     /// Run recognition, retrieval, choice and grounding of regions.
     pub regions: Option<RegionsRequest>,
+    /// Run the tests of hard negatives, statements and pairs of captions.
+    pub compositional: bool,
     /// Run captioning, with the captioner of the network.
     pub captioning: bool,
-    /// What retrieval and classification compare; patches, where it reads them, along the local path.
+    /// What retrieval, classification and compositional tests compare; patches, where it reads them, along the local path.
     pub pair_score: PairScore,
     /// Which patch features segmentation and grounding read.
     pub patch_path: PatchPath,
@@ -45,10 +49,12 @@ impl EvalRequest {
     pub fn new(device: Device) -> EvalRequest {
         EvalRequest {
             retrieval: false,
+            rerank: None,
             classification: None,
             segmentation: None,
             grounding: false,
             regions: None,
+            compositional: false,
             captioning: false,
             pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
@@ -64,7 +70,7 @@ impl EvalRequest {
     pub(super) fn check(&self) -> Result<(), EvalError> {
         let reads_features =
             self.retrieval || self.classification.is_some() || self.segmentation.is_some() || self.grounding;
-        if !reads_features && self.regions.is_none() && !self.captioning {
+        if !reads_features && self.regions.is_none() && !self.compositional && !self.captioning {
             return Err(EvalError::NothingRequested);
         }
         if self.regions.as_ref().is_some_and(|regions| regions.arms.is_empty()) {
@@ -72,6 +78,13 @@ impl EvalRequest {
                 field: "regions.arms",
                 value: "empty".into(),
                 expected: "at least one way to embed a box",
+            });
+        }
+        if let Some(rerank) = self.rerank.filter(|&rerank| rerank == 0 || !self.retrieval) {
+            return Err(EvalError::InvalidRequest {
+                field: "rerank",
+                value: rerank.to_string(),
+                expected: "at least 1, and retrieval be asked for",
             });
         }
         for (field, size) in [("batch_size", self.batch_size), ("text_batch_size", self.text_batch_size)] {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RegionArm, Templates};
+use super::{CompositionalResults, RegionArm, Templates};
+use crate::metrics::TiedRank;
+use crate::metrics::retrieval::{RetrievalRanks, mean_rank, median_rank, recall_at};
 use crate::metrics::upsample::Upsampling;
 
 /// Everything that [`super::evaluate`] found out. Rates are in `[0, 1]`.
@@ -23,6 +25,9 @@ pub struct EvalResults {
     /// Regions, if they were asked for.
     #[serde(default)]
     pub regions: Option<RegionResults>,
+    /// True and false captions and statements, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compositional: Option<CompositionalResults>,
     /// Captioning, if it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captioning: Option<CaptioningResults>,
@@ -31,7 +36,7 @@ pub struct EvalResults {
 /// The choices of the request that change numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Protocol {
-    /// What retrieval and classification compared; absent in results of before there was a choice.
+    /// What retrieval, classification and compositional tests compared; absent in results of before there was a choice.
     #[serde(default = "pooled")]
     pub pair_score: String,
     /// `global` or `local`: which patch features segmentation and grounding read.
@@ -57,6 +62,17 @@ pub struct RetrievalResults {
     pub n_without_captions: usize,
     /// Empty captions skipped.
     pub n_empty_captions: usize,
+    /// How well both directions rank.
+    #[serde(flatten)]
+    pub ranks: RankSummary,
+    /// The same once the matching head has ordered the first candidates anew, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reranked: Option<RerankedResults>,
+}
+
+/// How well both directions of retrieval rank.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RankSummary {
     /// Recall@1, @5, @10 of captions for images.
     pub image_to_text_recall: [f64; 3],
     /// Recall@1, @5, @10 of images for captions.
@@ -69,6 +85,20 @@ pub struct RetrievalResults {
     pub text_to_image_mean_rank: f64,
     /// Median of the same.
     pub text_to_image_median_rank: f64,
+}
+
+/// Retrieval in two stages.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RerankedResults {
+    /// Candidates of a query that the matching head ordered.
+    pub n_candidates: usize,
+    /// Share of images with an own caption among their candidates: no recall can be better.
+    pub image_to_text_listed: f64,
+    /// Share of captions with their image among their candidates.
+    pub text_to_image_listed: f64,
+    /// How well both directions rank.
+    #[serde(flatten)]
+    pub ranks: RankSummary,
 }
 
 /// A number of one class; none where the class does not occur.
@@ -260,9 +290,6 @@ impl EvalResults {
     /// counts. Numbers that do not exist (see the fields) have no key.
     pub fn flatten(&self) -> Vec<(String, f64)> {
         let mut numbers: Vec<(&str, Option<f64>)> = Vec::new();
-        if let Some(retrieval) = &self.retrieval {
-            numbers.extend(retrieval.metrics());
-        }
         if let Some(classification) = &self.classification {
             numbers.extend(classification.metrics());
         }
@@ -275,9 +302,10 @@ impl EvalResults {
         if let Some(captioning) = &self.captioning {
             numbers.extend(captioning.metrics());
         }
-        let mut flat: Vec<(String, f64)> =
-            numbers.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        let mut flat: Vec<(String, f64)> = self.retrieval.iter().flat_map(RetrievalResults::metrics).collect();
+        flat.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         flat.extend(self.regions.iter().flat_map(RegionResults::metrics));
+        flat.extend(self.compositional.iter().flat_map(CompositionalResults::metrics));
         flat.extend(self.counts().into_iter().map(|(key, count)| (key.to_owned(), count as f64)));
         flat
     }
@@ -290,6 +318,7 @@ impl EvalResults {
                 ("n_without_captions", retrieval.n_without_captions),
                 ("n_empty_captions", retrieval.n_empty_captions),
             ]);
+            counts.extend(retrieval.reranked.map(|reranked| ("n_rerank_candidates", reranked.n_candidates)));
         }
         if let Some(classification) = &self.classification {
             counts
@@ -318,6 +347,13 @@ impl EvalResults {
                 ("n_region_classes", regions.n_classes),
                 ("n_regions_without_class", regions.n_without_class),
                 ("n_fine_regions", regions.n_fine_regions),
+            ]);
+        }
+        if let Some(compositional) = &self.compositional {
+            counts.extend([
+                ("n_images_with_claims", compositional.n_images),
+                ("n_without_claims", compositional.n_without_claims),
+                ("n_lone_caption_pairs", compositional.n_lone_caption_pairs),
             ]);
         }
         if let Some(captioning) = &self.captioning {
@@ -361,21 +397,52 @@ impl RegionResults {
     }
 }
 
-impl RetrievalResults {
-    fn metrics(&self) -> [(&'static str, Option<f64>); 10] {
+impl RankSummary {
+    /// # Panics
+    ///
+    /// If a direction has no query.
+    pub(super) fn of(ranks: &RetrievalRanks) -> RankSummary {
+        let RetrievalRanks { image_to_text, text_to_image } = ranks;
+        let recalls = |ranks: &[TiedRank]| [1, 5, 10].map(|k| recall_at(ranks, k).expect("there are queries"));
+        RankSummary {
+            image_to_text_recall: recalls(image_to_text),
+            text_to_image_recall: recalls(text_to_image),
+            image_to_text_mean_rank: mean_rank(image_to_text).expect("there are queries"),
+            image_to_text_median_rank: median_rank(image_to_text).expect("there are queries"),
+            text_to_image_mean_rank: mean_rank(text_to_image).expect("there are queries"),
+            text_to_image_median_rank: median_rank(text_to_image).expect("there are queries"),
+        }
+    }
+
+    fn metrics(&self) -> [(&'static str, f64); 10] {
         let ([i2t_1, i2t_5, i2t_10], [t2i_1, t2i_5, t2i_10]) = (self.image_to_text_recall, self.text_to_image_recall);
         [
-            ("image_to_text_R@1", Some(i2t_1)),
-            ("image_to_text_R@5", Some(i2t_5)),
-            ("image_to_text_R@10", Some(i2t_10)),
-            ("text_to_image_R@1", Some(t2i_1)),
-            ("text_to_image_R@5", Some(t2i_5)),
-            ("text_to_image_R@10", Some(t2i_10)),
-            ("image_to_text_mean_rank", Some(self.image_to_text_mean_rank)),
-            ("image_to_text_median_rank", Some(self.image_to_text_median_rank)),
-            ("text_to_image_mean_rank", Some(self.text_to_image_mean_rank)),
-            ("text_to_image_median_rank", Some(self.text_to_image_median_rank)),
+            ("image_to_text_R@1", i2t_1),
+            ("image_to_text_R@5", i2t_5),
+            ("image_to_text_R@10", i2t_10),
+            ("text_to_image_R@1", t2i_1),
+            ("text_to_image_R@5", t2i_5),
+            ("text_to_image_R@10", t2i_10),
+            ("image_to_text_mean_rank", self.image_to_text_mean_rank),
+            ("image_to_text_median_rank", self.image_to_text_median_rank),
+            ("text_to_image_mean_rank", self.text_to_image_mean_rank),
+            ("text_to_image_median_rank", self.text_to_image_median_rank),
         ]
+    }
+}
+
+impl RetrievalResults {
+    fn metrics(&self) -> Vec<(String, f64)> {
+        let plain = self.ranks.metrics().map(|(key, value)| (key.to_owned(), value));
+        let reranked = self.reranked.iter().flat_map(|reranked| {
+            let listed = [
+                ("image_to_text_listed", reranked.image_to_text_listed),
+                ("text_to_image_listed", reranked.text_to_image_listed),
+            ];
+            let numbers = reranked.ranks.metrics().into_iter().chain(listed);
+            numbers.map(|(key, value)| (format!("reranked_{key}"), value))
+        });
+        plain.into_iter().chain(reranked).collect()
     }
 }
 

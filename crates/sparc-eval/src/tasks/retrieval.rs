@@ -3,14 +3,19 @@
 //! Every caption of an image is a text of its own (the widespread "first five" is not applied: the
 //! counts in the results say how many there were). Empty captions are skipped and counted; an image
 //! left without a caption takes no part, not even as a candidate.
+//!
+//! With a matching head the first candidates of every query can be ordered anew; see [`crate::metrics::reranking`].
 
-use ndarray::{Array2, ArrayView2, Axis};
-use sparc_core::{EvalSample, ImageFeatures, PairScore};
+use ndarray::{Array2, Axis};
+use sparc_core::{EvalSample, PairScore};
 
 use super::features::TextEmbedder;
+use super::pair_judge::SeenImages;
 use super::pair_scoring::ScoredPairs;
-use super::{EvalError, RetrievalResults, Task};
-use crate::metrics::retrieval::{mean_rank, median_rank, ranks_by_scores, recall_at, retrieval_ranks};
+use super::reranking::{FirstStage, Reranker};
+use super::results::{RankSummary, RerankedResults};
+use super::{EvalError, Progress, RetrievalResults, Task};
+use crate::metrics::retrieval::{ranks_by_scores, retrieval_ranks};
 
 /// Scores held at a time: 32 MiB of f32.
 const MAX_SCORES: usize = 1 << 23;
@@ -22,6 +27,7 @@ pub(super) struct RetrievalTask {
     texts: Vec<f32>,
     /// In place of the embeddings, where more than these is compared.
     pairs: Option<ScoredPairs>,
+    reranker: Option<Reranker>,
     image_of_text: Vec<usize>,
     n_images: usize,
     n_without_captions: usize,
@@ -33,9 +39,10 @@ fn usable(caption: &&str) -> bool {
 }
 
 impl RetrievalTask {
-    pub fn new(score: PairScore) -> RetrievalTask {
+    /// `rerank` is the number of candidates that the matching head orders, if it is to.
+    pub fn new(score: PairScore, rerank: Option<usize>) -> RetrievalTask {
         let pairs = (score != PairScore::Pooled).then(|| ScoredPairs::new(score));
-        RetrievalTask { pairs, ..RetrievalTask::default() }
+        RetrievalTask { pairs, reranker: rerank.map(Reranker::new), ..RetrievalTask::default() }
     }
 
     /// Counts what the sample lacks, and says whether it takes part.
@@ -51,13 +58,11 @@ impl RetrievalTask {
         sample.captions.iter().map(String::as_str).any(|caption| usable(&caption))
     }
 
-    /// Takes the images of one batch that take part, with their captions; `pair_features` of the same
-    /// images, where they are compared.
+    /// Takes the images of one batch that take part, with their captions.
     pub fn add_batch(
         &mut self,
         samples: &[&EvalSample],
-        pooled_bd: ArrayView2<'_, f32>,
-        pair_features: Option<&ImageFeatures>,
+        seen: &SeenImages,
         embedder: TextEmbedder<'_>,
     ) -> Result<(), EvalError> {
         let mut captions = Vec::new();
@@ -73,22 +78,30 @@ impl RetrievalTask {
         if captions.is_empty() {
             return Ok(());
         }
-        if let (Some(pairs), Some(features)) = (&mut self.pairs, pair_features) {
+        if let (Some(reranker), Some(tokens_bmc)) = (&mut self.reranker, &seen.tokens_bmc) {
+            reranker.add(tokens_bmc, &captions);
+        }
+        if let (Some(pairs), Some(features)) = (&mut self.pairs, &seen.compared) {
             pairs.add_images(features);
             pairs.add_texts(embedder.features(&captions));
             return Ok(());
         }
-        self.images.extend(pooled_bd);
+        self.images.extend(&seen.pooled_bd);
         let texts_nd = embedder.embed(&captions, |index| EvalError::NonFinite {
             key: keys[index].clone(),
             what: format!("embedding of the caption `{}`", captions[index]),
         })?;
-        assert_eq!(texts_nd.len_of(Axis(1)), pooled_bd.len_of(Axis(1)), "width of texts and of images");
+        assert_eq!(texts_nd.len_of(Axis(1)), seen.pooled_bd.len_of(Axis(1)), "width of texts and of images");
         self.texts.extend(texts_nd);
         Ok(())
     }
 
-    pub fn finish(self, n_seen: usize) -> Result<RetrievalResults, EvalError> {
+    pub fn finish(
+        self,
+        n_seen: usize,
+        embedder: TextEmbedder<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<RetrievalResults, EvalError> {
         if self.n_images == 0 {
             return Err(EvalError::NoUsableSample {
                 task: Task::Retrieval,
@@ -98,30 +111,62 @@ impl RetrievalTask {
             });
         }
         let n_texts = self.image_of_text.len();
-        let ranks = match &self.pairs {
+        let mut second =
+            SecondStage { reranker: self.reranker, image_of_text: &self.image_of_text, embedder, progress };
+        let (ranks, reranked) = match &self.pairs {
             Some(pairs) => {
                 let (image_to_text_nm, text_to_image_nm) = pairs.matrices()?;
-                ranks_by_scores(image_to_text_nm.view(), text_to_image_nm.view(), &self.image_of_text)
+                let ranks = ranks_by_scores(image_to_text_nm.view(), text_to_image_nm.view(), &self.image_of_text);
+                let reranked =
+                    second.reranked(self.n_images, &|image| image_to_text_nm.row(image).to_vec(), &|text| {
+                        text_to_image_nm.column(text).to_vec()
+                    })?;
+                (ranks, reranked)
             }
             None => {
                 let width = self.images.len() / self.n_images;
                 let images_nd = Array2::from_shape_vec((self.n_images, width), self.images).expect("whole rows");
                 let texts_md = Array2::from_shape_vec((n_texts, width), self.texts).expect("whole rows");
-                retrieval_ranks(images_nd.view(), texts_md.view(), &self.image_of_text, MAX_SCORES)
+                let ranks = retrieval_ranks(images_nd.view(), texts_md.view(), &self.image_of_text, MAX_SCORES);
+                let reranked =
+                    second.reranked(self.n_images, &|image| texts_md.dot(&images_nd.row(image)).to_vec(), &|text| {
+                        images_nd.dot(&texts_md.row(text)).to_vec()
+                    })?;
+                (ranks, reranked)
             }
         };
-        let recalls = |ranks| [1, 5, 10].map(|k| recall_at(ranks, k).expect("there are queries"));
         Ok(RetrievalResults {
             n_images: self.n_images,
             n_captions: n_texts,
             n_without_captions: self.n_without_captions,
             n_empty_captions: self.n_empty_captions,
-            image_to_text_recall: recalls(&ranks.image_to_text),
-            text_to_image_recall: recalls(&ranks.text_to_image),
-            image_to_text_mean_rank: mean_rank(&ranks.image_to_text).expect("there are queries"),
-            image_to_text_median_rank: median_rank(&ranks.image_to_text).expect("there are queries"),
-            text_to_image_mean_rank: mean_rank(&ranks.text_to_image).expect("there are queries"),
-            text_to_image_median_rank: median_rank(&ranks.text_to_image).expect("there are queries"),
+            ranks: RankSummary::of(&ranks),
+            reranked,
         })
+    }
+}
+
+/// What follows the ranks by scores, if it was asked for.
+struct SecondStage<'a> {
+    reranker: Option<Reranker>,
+    image_of_text: &'a [usize],
+    embedder: TextEmbedder<'a>,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl SecondStage<'_> {
+    fn reranked(
+        &mut self,
+        n_images: usize,
+        of_image: &dyn Fn(usize) -> Vec<f32>,
+        of_text: &dyn Fn(usize) -> Vec<f32>,
+    ) -> Result<Option<RerankedResults>, EvalError> {
+        let Some(reranker) = self.reranker.take() else { return Ok(None) };
+        let image_to_text = FirstStage { n_queries: n_images, scores: of_image, as_pair: |image, text| (image, text) };
+        let text_to_image =
+            FirstStage { n_queries: self.image_of_text.len(), scores: of_text, as_pair: |text, image| (image, text) };
+        let results =
+            reranker.finish(&image_to_text, &text_to_image, self.image_of_text, self.embedder, self.progress)?;
+        Ok(Some(results))
     }
 }

@@ -122,6 +122,9 @@ fn sample(key: &str, word: &str, cells: &str) -> EvalSample {
         captions: Vec::new(),
         regions: None,
         fine_regions: Vec::new(),
+        hard_negatives: Vec::new(),
+        statements: Vec::new(),
+        caption_pairs: Vec::new(),
         class: None,
         segmentation: None,
     }
@@ -316,22 +319,22 @@ fn retrieval_with_several_captions_and_images_without() {
     assert_eq!((retrieval.n_images, retrieval.n_captions), (3, 5));
     assert_eq!((retrieval.n_without_captions, retrieval.n_empty_captions), (2, 3));
     // cat: two own captions tie for first. dog: own ties with the mistaken one: half. tree: first.
-    assert!(close(retrieval.image_to_text_recall[0], (1.0 + 0.5 + 1.0) / 3.0));
+    assert!(close(retrieval.ranks.image_to_text_recall[0], (1.0 + 0.5 + 1.0) / 3.0));
     // The mistaken caption finds "dog" first, then cat and tree tie: its image is at rank 2.5.
-    assert!(close(retrieval.text_to_image_recall[0], 4.0 / 5.0));
-    assert!(close(retrieval.text_to_image_mean_rank, (4.0 + 2.5) / 5.0));
-    assert_eq!(retrieval.text_to_image_median_rank, 1.0);
-    assert_eq!((retrieval.image_to_text_recall[2], retrieval.text_to_image_recall[2]), (1.0, 1.0));
+    assert!(close(retrieval.ranks.text_to_image_recall[0], 4.0 / 5.0));
+    assert!(close(retrieval.ranks.text_to_image_mean_rank, (4.0 + 2.5) / 5.0));
+    assert_eq!(retrieval.ranks.text_to_image_median_rank, 1.0);
+    assert_eq!((retrieval.ranks.image_to_text_recall[2], retrieval.ranks.text_to_image_recall[2]), (1.0, 1.0));
 }
 
 #[test]
 fn retrieval_of_a_wrong_network_finds_nothing() {
     let samples = || WORDS.map(|word| captioned(word, word, &[word]));
     let right = run(&PixelReader::new(0), samples(), &ask(|request| request.retrieval = true)).unwrap();
-    assert_eq!(right.retrieval.unwrap().image_to_text_recall[0], 1.0);
+    assert_eq!(right.retrieval.unwrap().ranks.image_to_text_recall[0], 1.0);
     let wrong = run(&PixelReader::new(1), samples(), &ask(|request| request.retrieval = true)).unwrap();
     // Every caption finds another image first, but the one that finds nothing (all six tie).
-    assert!(close(wrong.retrieval.unwrap().text_to_image_recall[0], 1.0 / 36.0));
+    assert!(close(wrong.retrieval.unwrap().ranks.text_to_image_recall[0], 1.0 / 36.0));
 }
 
 #[test]
@@ -355,13 +358,13 @@ fn patches_are_compared_along_the_local_path_where_the_objective_does() {
         })
     };
     let pooled = run(&network, samples(), &ask(PairScore::Pooled)).unwrap();
-    assert!(pooled.retrieval.unwrap().image_to_text_recall[0] < 0.1);
+    assert!(pooled.retrieval.unwrap().ranks.image_to_text_recall[0] < 0.1);
     for score in
         [PairScore::TokenMaxima, PairScore::PooledByText { attention_scale: 1.0, pooled_patches: PooledPatches::Unit }]
     {
         let results = run(&network, samples(), &ask(score)).unwrap();
         let retrieval = results.retrieval.unwrap();
-        assert_eq!((retrieval.image_to_text_recall[0], retrieval.text_to_image_recall[0]), (1.0, 1.0));
+        assert_eq!((retrieval.ranks.image_to_text_recall[0], retrieval.ranks.text_to_image_recall[0]), (1.0, 1.0));
         assert_eq!(results.classification.unwrap().accuracy_1, 1.0);
         assert_eq!(results.protocol.pair_score, score.name());
     }
@@ -596,7 +599,9 @@ fn a_collapsed_network_scores_chance_everywhere() {
     let request = EvalRequest { segmentation: None, ..all_tasks() };
     let results = run(&network, samples, &request).unwrap();
     let retrieval = results.retrieval.unwrap();
-    assert!(close(retrieval.image_to_text_recall[0], 0.05) && close(retrieval.text_to_image_recall[1], 0.25));
+    assert!(
+        close(retrieval.ranks.image_to_text_recall[0], 0.05) && close(retrieval.ranks.text_to_image_recall[1], 0.25)
+    );
     assert!(close(results.classification.unwrap().accuracy_1, 0.2));
     let grounding = results.grounding.unwrap();
     assert_eq!((grounding.pointing_accuracy, grounding.mean_mask_iou, grounding.chance), (0.125, 0.125, 0.125));
@@ -694,6 +699,8 @@ fn broken_samples_and_requests_are_refused() {
     for request in [
         EvalRequest { batch_size: 0, ..all_tasks() },
         EvalRequest { text_batch_size: 0, ..all_tasks() },
+        EvalRequest { rerank: Some(0), ..all_tasks() },
+        EvalRequest { rerank: Some(5), retrieval: false, ..all_tasks() },
         EvalRequest { heatmap_threshold: f64::NAN, ..all_tasks() },
     ] {
         assert!(matches!(run(&PixelReader::new(0), [], &request), Err(EvalError::InvalidRequest { .. })));

@@ -10,7 +10,7 @@ use sparc_data::shapes::{Judge, Tally};
 use sparc_data::shards::expand_shards;
 use sparc_data::skips::SkipCounts;
 use sparc_data::transform::ResizeMode;
-use sparc_eval::report::{MetricRow, text_table};
+use sparc_eval::report::{metric_rows, text_table};
 use sparc_eval::tasks::{
     ClassSet, EvalRequest, EvalResults, ImageCaption, Progress, RegionArm, RegionsRequest, SegmentationClasses,
     evaluate,
@@ -51,6 +51,9 @@ pub struct EvalArguments {
     /// How captions are made, as `sparc caption --set` (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     caption: Vec<String>,
+    /// Have the matching head order the first K candidates of retrieval anew
+    #[arg(long, value_name = "K")]
+    rerank: Option<usize>,
 }
 
 /// A kind of evaluation.
@@ -66,6 +69,8 @@ pub enum Task {
     Grounding,
     /// Recognition, retrieval, choice and grounding of regions
     Regions,
+    /// True captions among false ones, statements, pairs of images with pairs of captions
+    Compositional,
     /// Captions of a captioner against those of people: BLEU, ROUGE-L, CIDEr
     Captioning,
     /// A captioner's losses: with and without its mask, with the image's text and with another's
@@ -99,6 +104,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         regions.classes = Some(ClassSet::from_json(&text).with_context(|| path.display().to_string())?.names);
     }
+    request.rerank = arguments.rerank;
     request.patch_path = match arguments.patches {
         Patches::Global => PatchPath::Global,
         Patches::Local => PatchPath::Local,
@@ -123,8 +129,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
     if let (Some(captioning), Some(judge)) = (results.as_ref().and_then(|results| results.captioning.as_ref()), judge) {
         metrics.extend(judged(&judge, &captioning.captions).map(|(key, value)| (key.to_owned(), value)));
     }
-    let rows: Vec<MetricRow> =
-        metrics.iter().map(|(key, value)| MetricRow::new(key.clone(), vec![Some(*value)])).collect();
+    let rows = metric_rows(std::slice::from_ref(&metrics));
     let name = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
     print!("{}", text_table(&[name], &rows));
     if let Some(path) = &arguments.json {
@@ -192,6 +197,7 @@ pub fn request(
             Task::Regions => {
                 request.regions = Some(RegionsRequest { arms: RegionArm::ALL.to_vec(), classes: None });
             }
+            Task::Compositional => request.compositional = true,
             Task::Captioning => request.captioning = true,
             // Read by `losses` below: the tasks of sparc-eval see embeddings and captions alone.
             Task::Losses => {}
@@ -234,7 +240,7 @@ pub fn run(
     let request = &EvalRequest { pair_score: objective.pair_score(), ..request.clone() };
     if request.pair_score == PairScore::Pooled && !objective.trains_pooled() {
         tracing::warn!(
-            "no term of {} contrasts pooled embeddings, which retrieval and classification compare",
+            "no term of {} contrasts pooled embeddings, which retrieval, classification and compositional tests compare",
             objective.name()
         );
     }
@@ -247,6 +253,7 @@ pub fn run(
             Progress::Classes { n_done, n_classes } => format!("{n_done}/{n_classes} class names"),
             Progress::Images { n_done } => format!("{n_done} images"),
             Progress::Ranking => "ranking".into(),
+            Progress::Reranking { n_done, n_queries } => format!("re-ranked {n_done}/{n_queries} queries"),
         });
     });
     bar.finish_and_clear();

@@ -6,6 +6,7 @@ mod embed;
 mod eval;
 mod inspect;
 mod report;
+mod score;
 mod shards;
 mod tokenizer;
 mod train;
@@ -19,8 +20,11 @@ pub enum Command {
     Train(train::TrainArguments),
     /// Check a configuration file and print what it leads to, without training
     Plan(train::PlanArguments),
-    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding, regions, captioning
+    /// Evaluate a run or checkpoint: retrieval, classification, segmentation, grounding, regions, compositional
+    /// tests, captioning
     Eval(eval::EvalArguments),
+    /// Score how well images and texts fit
+    Score(score::ScoreArguments),
     /// Embed an image and regions of it
     Embed(embed::EmbedArguments),
     /// Find phrases in an image: a box for each, as JSON
@@ -49,6 +53,7 @@ impl Command {
             Command::Train(arguments) => train::train(&arguments),
             Command::Plan(arguments) => train::plan(&arguments),
             Command::Eval(arguments) => eval::eval(&arguments),
+            Command::Score(arguments) => score::score(&arguments),
             Command::Embed(arguments) => embed::embed(&arguments),
             Command::Ground(arguments) => embed::ground(&arguments),
             Command::Caption(arguments) => caption::caption(&arguments),

@@ -12,8 +12,8 @@ use sparc_data::EvalSet;
 use sparc_data::shards::expand_shards;
 use sparc_eval::draw::{RegionSheet, region_sheet};
 use sparc_eval::report::{
-    Chart, GalleryItem, MethodHeatmaps, MetricRow, Picture, ReportData, Series, Summary, text_table, write_report,
-    write_summary,
+    Chart, GalleryItem, MethodHeatmaps, MetricRow, Picture, ReportData, Series, Summary, metric_rows, text_table,
+    write_report, write_summary,
 };
 use sparc_eval::tasks::EvalResults;
 use sparc_train::captioning::CaptionSettings;
@@ -122,13 +122,7 @@ fn names(methods: &[Method]) -> Vec<String> {
 
 fn rows(methods: &[Method], wanted: impl Fn(&str) -> bool) -> Vec<MetricRow> {
     let columns: Vec<Vec<(String, f64)>> = methods.iter().map(|method| method.results.flatten()).collect();
-    let Some(first) = columns.first() else { return Vec::new() };
-    let value = |column: &Vec<(String, f64)>, key: &str| column.iter().find(|(k, _)| k == key).map(|(_, value)| *value);
-    first
-        .iter()
-        .filter(|(key, _)| wanted(key))
-        .map(|(key, _)| MetricRow::new(key.clone(), columns.iter().map(|column| value(column, key)).collect()))
-        .collect()
+    metric_rows(&columns).into_iter().filter(|row| wanted(&row.key)).collect()
 }
 
 fn facts(methods: &[Method], seconds: f64) -> Vec<(String, String)> {

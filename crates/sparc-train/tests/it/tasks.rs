@@ -91,6 +91,72 @@ fn regions_are_evaluated_embedded_found_and_drawn() {
     assert!(page.contains("cloc: regions of test-"), "the report shows regions");
 }
 
+#[test]
+fn claims_are_judged_and_pairs_scored() {
+    let fixture = Fixture::new();
+    fixture.succeed(&["train", "run.yaml"]);
+    let siglip = "objective={siglip: {logit_scale_init: 10.0, logit_bias_init: -7.0}}";
+    fixture.succeed(&["train", "run.yaml", "--set", siglip, "--set", "output=siglip"]);
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(fixture.path(name)).unwrap()).unwrap()
+    };
+
+    let eval = ["eval", "run", "--data", "data/test-*.tar", "--task"];
+    let table = fixture.succeed(&[&eval[..], &["compositional", "--json", "out.json"]].concat());
+    assert!(table.contains("shapes_swap % (n ") && table.contains("95 % interval"), "{table}");
+    let metrics = &read("out.json")["metrics"];
+    let value = |key: &str| metrics[key].as_f64().unwrap_or_else(|| panic!("{key}: {metrics}"));
+    // Shapes has a single source.
+    let [accuracy, low, high] = ["", ".low", ".high"].map(|end| {
+        let of_all = value(&format!("compositional.negatives{end}"));
+        assert_eq!(of_all, value(&format!("compositional.negatives[shapes_swap]{end}")));
+        of_all
+    });
+    assert!(low < accuracy && accuracy < high, "{metrics}");
+    assert!(
+        (0.25..0.5).contains(&value("compositional.negatives.chance")) && value("compositional.negatives.n") > 24.0
+    );
+    assert_eq!(value("n_images_with_claims") + value("n_without_claims"), 24.0);
+    assert!(metrics.get("compositional.match.negatives").is_none(), "there is no matching head");
+    let reranked = fixture.fail(&[&eval[..], &["retrieval", "--rerank", "4"]].concat());
+    assert!(reranked.contains("re-ranking needs a network with a matching head"), "{reranked}");
+    assert!(
+        fixture.fail(&[&eval[..], &["compositional", "--rerank", "4"]].concat()).contains("retrieval be asked for")
+    );
+    let report = ["report", "--run", "sparc=run", "--run", "siglip=siglip", "--data", "data/test-*.tar"];
+    fixture.succeed(&[&report[..], &["--task", "retrieval,compositional", "--out", "report"]].concat());
+    let page = std::fs::read_to_string(fixture.path("report/report.html")).unwrap();
+    assert!(page.contains("True caption among false ones") && page.contains("class=\"interval\""));
+
+    std::fs::write(fixture.path("x.jpg"), fixture.first_jpeg("data/test-00000.tar")).unwrap();
+    std::fs::copy(fixture.path("x.jpg"), fixture.path("y.jpg")).unwrap();
+    let pairs = ["--image", "x.jpg", "--image", "y.jpg", "--text", "a red circle", "--text", "a blue square"];
+    let table = fixture.succeed(&[&["score", "siglip"], &pairs[..], &["--json", "scores.json"]].concat());
+    assert_eq!((table.lines().count(), table.lines().last().unwrap().ends_with("y.jpg  a blue square")), (5, true));
+    let scores = read("scores.json");
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let (scale, bias) = (number(&scores["logit_scale"]), number(&scores["logit_bias"]));
+    assert!((scale - 10.0).abs() < 1.0 && (bias + 7.0).abs() < 1.0 && bias != 0.0, "{scores}");
+    let scored = scores["pairs"].as_array().unwrap();
+    for pair in scored {
+        assert!((number(&pair["logit"]) - (scale * number(&pair["score"]) + bias)).abs() < 1e-5);
+    }
+    // The same pixels under two names.
+    assert_eq!((&scored[0]["score"], &scored[1]["score"]), (&scored[2]["score"], &scored[3]["score"]));
+    assert_ne!(scored[0]["score"], scored[1]["score"]);
+    std::fs::write(fixture.path("pairs.csv"), "image,text\ny.jpg,a blue square\n").unwrap();
+    fixture.succeed(&["score", "siglip", "--pairs", "pairs.csv", "--json", "pairs.json"]);
+    let (one, expected) = (number(&read("pairs.json")["pairs"][0]["score"]), number(&scored[1]["score"]));
+    assert!((one - expected).abs() < 1e-5, "{one} and {expected}");
+
+    std::fs::write(fixture.path("pairs.csv"), "image,text\nabsent.jpg,x\n").unwrap();
+    assert!(fixture.fail(&["score", "run", "--pairs", "pairs.csv"]).contains("absent.jpg"));
+    assert!(
+        fixture.fail(&["score", "run", "--image", "run.yaml", "--text", "x"]).contains("run.yaml cannot be decoded")
+    );
+    assert!(fixture.fail(&["score", "run", "--image", "x.jpg", "--text", " "]).contains("a text is empty"));
+}
+
 /// The data of the first `.jpg` member of a tar.
 fn first_jpeg(tar: &[u8]) -> &[u8] {
     let mut place = 0;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bootstrap::{Bootstrap, Interval, bootstrap_mean};
+use super::bootstrap::{Bootstrap, Interval, bootstrap};
 use crate::metrics::TiedRank;
 
 /// Running outcomes by source: a benchmark or a part of one.
@@ -18,7 +18,8 @@ pub struct HardNegatives {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Outcomes {
-    hits: Vec<f64>,
+    /// The image and the probability of being right, of each case.
+    hits: Vec<(usize, f64)>,
     n_strict: usize,
     chance: f64,
 }
@@ -36,18 +37,25 @@ pub struct SourceAccuracy {
     pub chance: f64,
 }
 
+/// Which mean an interval is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mean {
+    OverCases,
+    OverSources,
+}
+
 impl HardNegatives {
-    /// Counts one case.
+    /// Counts one case of an image; cases of the same image are resampled together.
     ///
     /// # Panics
     ///
     /// If there is no wrong caption or a score is NaN.
-    pub fn add(&mut self, source: &str, true_score: f32, wrong_scores: &[f32]) {
+    pub fn add(&mut self, source: &str, image: usize, true_score: f32, wrong_scores: &[f32]) {
         assert!(!wrong_scores.is_empty(), "a case of `{source}` has no wrong caption");
         let scores = std::iter::once(true_score).chain(wrong_scores.iter().copied());
         let rank = TiedRank::from_scores(scores, |index| index == 0).expect("the true caption");
         let outcomes = self.sources.entry(source.to_owned()).or_default();
-        outcomes.hits.push(rank.hit_probability(1));
+        outcomes.hits.push((image, rank.hit_probability(1)));
         outcomes.n_strict += usize::from(rank.n_better == 0 && rank.n_tied_negatives == 0);
         outcomes.chance += 1.0 / (1 + wrong_scores.len()) as f64;
     }
@@ -74,21 +82,70 @@ impl HardNegatives {
         (n_sources > 0).then(|| sum / n_sources as f64)
     }
 
-    /// Bootstrap interval of a source's accuracy; `None` if it has no case.
+    /// Interval of a source's accuracy, images being resampled; `None` if it has no case.
     ///
     /// # Panics
     ///
-    /// As [`bootstrap_mean`].
+    /// As [`bootstrap`].
     pub fn interval(&self, source: &str, options: Bootstrap) -> Option<Interval> {
-        bootstrap_mean(&self.sources.get(source)?.hits, source, options)
+        interval([self.sources.get(source)?].into_iter(), Mean::OverCases, options)
     }
+
+    /// Interval of [`HardNegatives::micro`]'s accuracy, images being resampled.
+    ///
+    /// # Panics
+    ///
+    /// As [`bootstrap`].
+    pub fn micro_interval(&self, options: Bootstrap) -> Option<Interval> {
+        interval(self.sources.values(), Mean::OverCases, options)
+    }
+
+    /// Interval of [`HardNegatives::macro_accuracy`], images being resampled; a source of which a resample has no case
+    /// is left out of its mean.
+    ///
+    /// # Panics
+    ///
+    /// As [`bootstrap`].
+    pub fn macro_interval(&self, options: Bootstrap) -> Option<Interval> {
+        interval(self.sources.values(), Mean::OverSources, options)
+    }
+}
+
+fn interval<'a>(sources: impl Iterator<Item = &'a Outcomes>, mean: Mean, options: Bootstrap) -> Option<Interval> {
+    // Sums and cases that an image has in each group of which a mean is taken.
+    let mut images: BTreeMap<usize, BTreeMap<usize, (f64, f64)>> = BTreeMap::new();
+    let mut n_groups = 0;
+    for (source, outcomes) in sources.enumerate() {
+        let group = if mean == Mean::OverSources { source } else { 0 };
+        n_groups = group + 1;
+        for &(image, hit) in &outcomes.hits {
+            let (sum, n_cases) = images.entry(image).or_default().entry(group).or_default();
+            *sum += hit;
+            *n_cases += 1.0;
+        }
+    }
+    let mut units: Vec<Vec<(usize, (f64, f64))>> =
+        images.into_values().map(|groups| groups.into_iter().collect()).collect();
+    units.sort_by(|a, b| a.partial_cmp(b).expect("sums of probabilities are numbers"));
+    // One purpose for all, so that equal cases have equal intervals.
+    bootstrap(units.len(), "hard negatives", options, |counts| {
+        let mut sums = vec![(0.0, 0.0); n_groups];
+        for (unit, &count) in units.iter().zip(counts) {
+            for &(group, (sum, n_cases)) in unit {
+                sums[group].0 += f64::from(count) * sum;
+                sums[group].1 += f64::from(count) * n_cases;
+            }
+        }
+        let means: Vec<f64> = sums.iter().filter(|group| group.1 > 0.0).map(|group| group.0 / group.1).collect();
+        (!means.is_empty()).then(|| means.iter().sum::<f64>() / means.len() as f64)
+    })
 }
 
 fn accuracy<'a>(outcomes: impl Iterator<Item = &'a Outcomes>) -> SourceAccuracy {
     let (mut n_cases, mut hits, mut n_strict, mut chance) = (0, 0.0, 0, 0.0);
     for outcomes in outcomes {
         n_cases += outcomes.hits.len();
-        hits += outcomes.hits.iter().sum::<f64>();
+        hits += outcomes.hits.iter().map(|hit| hit.1).sum::<f64>();
         n_strict += outcomes.n_strict;
         chance += outcomes.chance;
     }
@@ -105,10 +162,10 @@ mod tests {
     #[test]
     fn hand_computed() {
         let mut cases = HardNegatives::default();
-        cases.add("swap", 0.9, &[0.1]);
-        cases.add("swap", 0.5, &[0.5]);
-        cases.add("swap", 0.1, &[0.5, 0.1]);
-        cases.add("order", 0.7, &[0.7, 0.7, 0.2]);
+        cases.add("swap", 1, 0.9, &[0.1]);
+        cases.add("swap", 2, 0.5, &[0.5]);
+        cases.add("swap", 3, 0.1, &[0.5, 0.1]);
+        cases.add("order", 4, 0.7, &[0.7, 0.7, 0.2]);
         let swap = cases.source("swap").unwrap();
         assert_eq!((swap.n_cases, swap.accuracy, swap.strict), (3, 0.5, 1.0 / 3.0));
         assert!((swap.chance - (0.5 + 0.5 + 1.0 / 3.0) / 3.0).abs() < 1e-12);
@@ -121,7 +178,7 @@ mod tests {
     #[test]
     fn a_bag_of_words_scores_chance_and_not_all_or_nothing() {
         let mut cases = HardNegatives::default();
-        (0..10).for_each(|_| cases.add("shuffled", 0.25, &[0.25; 4]));
+        (0..10).for_each(|_| cases.add("shuffled", 5, 0.25, &[0.25; 4]));
         let accuracy = cases.source("shuffled").unwrap();
         assert!((accuracy.accuracy - 0.2).abs() < 1e-12 && (accuracy.chance - 0.2).abs() < 1e-12);
         assert_eq!(accuracy.strict, 0.0);
@@ -133,12 +190,47 @@ mod tests {
         let options = Bootstrap { confidence: 0.9, n_resamples: 5, seed: 1 };
         assert_eq!((cases.source("x"), cases.micro(), cases.macro_accuracy()), (None, None, None));
         assert_eq!(cases.interval("x", options), None);
+        assert_eq!((cases.micro_interval(options), cases.macro_interval(options)), (None, None));
+    }
+
+    #[test]
+    fn cases_of_one_image_are_drawn_together() {
+        // 60 images of 10 cases that are all right or all wrong: as wide as 60 cases, not as 600.
+        let options = Bootstrap { confidence: 0.95, n_resamples: 2000, seed: 3 };
+        let (mut apart, mut together) = (HardNegatives::default(), HardNegatives::default());
+        for case in 0..600 {
+            let right = f32::from(u8::from(case / 10 % 2 == 0));
+            apart.add("x", case, right, &[0.5]);
+            together.add("x", case / 10, right, &[0.5]);
+        }
+        let width = |cases: &HardNegatives| cases.interval("x", options).map(|ends| ends.high - ends.low).unwrap();
+        let normal = |n: f64| 2.0 * 1.96 * (0.25 / n).sqrt();
+        assert!((width(&apart) / normal(600.0) - 1.0).abs() < 0.1, "{}", width(&apart));
+        assert!((width(&together) / normal(60.0) - 1.0).abs() < 0.1, "{}", width(&together));
+        let of_source = together.interval("x", options);
+        assert_eq!((together.micro_interval(options), together.macro_interval(options)), (of_source, of_source));
+    }
+
+    #[test]
+    fn intervals_of_both_means_lie_around_them() {
+        // Three sources of 100, 10 and 1 images, right in 80, 30 and 100 % of their cases.
+        let options = Bootstrap { confidence: 0.95, n_resamples: 500, seed: 3 };
+        let mut cases = HardNegatives::default();
+        (0..100).for_each(|image| cases.add("many", image, f32::from(u8::from(image % 5 > 0)), &[0.5]));
+        (0..10).for_each(|image| cases.add("few", 100 + image, f32::from(u8::from(image < 3)), &[0.5]));
+        cases.add("one", 110, 1.0, &[0.5]);
+        let (micro, spread) = (cases.micro().unwrap().accuracy, cases.macro_accuracy().unwrap());
+        assert!((micro - 84.0 / 111.0).abs() < 1e-12 && (spread - 2.1 / 3.0).abs() < 1e-12);
+        for (mean, ends) in [(micro, cases.micro_interval(options)), (spread, cases.macro_interval(options))] {
+            let Interval { low, high } = ends.unwrap();
+            assert!(low < mean && mean < high && high - low > 0.1, "{mean} in {low} to {high}");
+        }
     }
 
     #[test]
     #[should_panic(expected = "a case of `x` has no wrong caption")]
     fn a_case_without_wrong_captions_is_refused() {
-        HardNegatives::default().add("x", 1.0, &[]);
+        HardNegatives::default().add("x", 0, 1.0, &[]);
     }
 
     proptest! {
@@ -146,8 +238,8 @@ mod tests {
         fn agrees_with_a_loop(cases in proptest::collection::vec((0u8..4, proptest::collection::vec(0u8..4, 1..5)), 1..15)) {
             let mut counts = HardNegatives::default();
             let (mut fair, mut strict) = (0.0, 0.0);
-            for (truth, wrong) in &cases {
-                counts.add("x", f32::from(*truth), &wrong.iter().map(|score| f32::from(*score)).collect::<Vec<_>>());
+            for (image, (truth, wrong)) in cases.iter().enumerate() {
+                counts.add("x", image, f32::from(*truth), &wrong.iter().map(|score| f32::from(*score)).collect::<Vec<_>>());
                 let best = wrong.iter().max().unwrap();
                 let n_tied = wrong.iter().filter(|score| *score == truth).count();
                 fair += if best > truth { 0.0 } else { 1.0 / (n_tied + 1) as f64 };

@@ -2,7 +2,7 @@
 //!
 //! Three kinds of questions: the true caption among [`hard_negatives`](HardNegatives) (ARO, SugarCrepe, VALSE's
 //! foils), single [`Statements`] that are true or false of an image (VALSE's detection, VSR), and
-//! [`Winoground`]'s two images with two captions of the same words. [`bootstrap_mean`] says how far a mean over a
+//! [`Winoground`]'s two images with two captions of the same words. [`bootstrap()`] says how far a number over a
 //! few hundred of them can be trusted.
 
 mod bootstrap;
@@ -10,7 +10,7 @@ mod hard_negatives;
 mod statements;
 mod winoground;
 
-pub use bootstrap::{Bootstrap, Interval, bootstrap_mean};
+pub use bootstrap::{Bootstrap, Interval, bootstrap, bootstrap_mean};
 pub use hard_negatives::{HardNegatives, SourceAccuracy};
 pub use statements::{StatementAccuracy, Statements};
 pub use winoground::{Winoground, WinogroundScores};

@@ -5,10 +5,19 @@
 //! report the area under the ROC curve, which needs none. VALSE's names, by its program: acc is the balanced
 //! accuracy here, p_c the share of true statements accepted, p_f the share of false ones rejected.
 
+use std::collections::BTreeMap;
+
+use super::bootstrap::{Bootstrap, Interval, bootstrap};
+
+/// What resamples are drawn for.
+const PURPOSE: &str = "statements";
+
 /// Scored statements.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Statements {
     scores: Vec<(f32, bool)>,
+    /// The image of each.
+    images: Vec<usize>,
 }
 
 /// How well a threshold tells true statements from false ones.
@@ -30,14 +39,15 @@ impl StatementAccuracy {
 }
 
 impl Statements {
-    /// Adds one statement.
+    /// Adds one statement on an image; statements on the same image are resampled together.
     ///
     /// # Panics
     ///
     /// If the score is NaN.
-    pub fn add(&mut self, score: f32, is_true: bool) {
+    pub fn add(&mut self, image: usize, score: f32, is_true: bool) {
         assert!(!score.is_nan(), "the score of statement {} is NaN", self.scores.len());
         self.scores.push((score, is_true));
+        self.images.push(image);
     }
 
     /// Statements added.
@@ -87,18 +97,77 @@ impl Statements {
     /// Area under the ROC curve: the probability that a random true statement scores above a random false one, equal
     /// scores counting half; 0.5 for a constant score. `None` unless there are true and false statements.
     pub fn area_under_roc(&self) -> Option<f64> {
-        let mut sorted = self.scores.clone();
-        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (mut wins, mut n_false_below, mut n_true_total) = (0.0, 0usize, 0usize);
-        for equal in sorted.chunk_by(|a, b| a.0 == b.0) {
-            let n_true = equal.iter().filter(|(_, truth)| *truth).count();
-            let n_false = equal.len() - n_true;
-            wins += n_true as f64 * (n_false_below as f64 + n_false as f64 / 2.0);
-            n_false_below += n_false;
-            n_true_total += n_true;
-        }
-        (n_true_total > 0 && n_false_below > 0).then(|| wins / (n_true_total * n_false_below) as f64)
+        area(&self.sorted(), |_| 1.0)
     }
+
+    /// Interval of [`Statements::area_under_roc`], images being resampled; `None` where it is.
+    ///
+    /// # Panics
+    ///
+    /// As [`bootstrap`].
+    pub fn area_interval(&self, options: Bootstrap) -> Option<Interval> {
+        let sorted = self.sorted();
+        bootstrap(self.n_units(), PURPOSE, options, |counts| area(&sorted, |unit| f64::from(counts[unit])))
+    }
+
+    /// Interval of the share of statements judged right by a threshold, images being resampled; `None` without
+    /// statements.
+    ///
+    /// # Panics
+    ///
+    /// As [`bootstrap`].
+    pub fn accuracy_interval(&self, threshold: f32, options: Bootstrap) -> Option<Interval> {
+        let mut units = vec![(0.0, 0.0); self.n_units()];
+        for (score, truth, unit) in self.sorted() {
+            units[unit].0 += f64::from(u8::from(truth == (score > threshold)));
+            units[unit].1 += 1.0;
+        }
+        bootstrap(units.len(), PURPOSE, options, |counts| {
+            let sum = |pick: fn(&(f64, f64)) -> f64| -> f64 {
+                units.iter().zip(counts).map(|(unit, &count)| f64::from(count) * pick(unit)).sum()
+            };
+            Some(sum(|unit| unit.0) / sum(|unit| unit.1))
+        })
+    }
+
+    fn n_units(&self) -> usize {
+        let images: std::collections::BTreeSet<usize> = self.images.iter().copied().collect();
+        images.len()
+    }
+
+    /// Scores from below, with the number of the statement's image: images are numbered by their statements, so that
+    /// the order in which they came plays no role.
+    fn sorted(&self) -> Vec<(f32, bool, usize)> {
+        let by_score = |a: &(f32, bool), b: &(f32, bool)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let mut images: BTreeMap<usize, Vec<(f32, bool)>> = BTreeMap::new();
+        for (&image, &statement) in self.images.iter().zip(&self.scores) {
+            images.entry(image).or_default().push(statement);
+        }
+        let mut units: Vec<Vec<(f32, bool)>> = images.into_values().collect();
+        units.iter_mut().for_each(|unit| unit.sort_by(by_score));
+        units.sort_by(|a, b| a.partial_cmp(b).expect("scores are numbers"));
+        let numbered = units.into_iter().enumerate();
+        let mut sorted: Vec<_> = numbered
+            .flat_map(|(unit, scores)| scores.into_iter().map(move |(score, truth)| (score, truth, unit)))
+            .collect();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+        sorted
+    }
+}
+
+/// Area under the ROC curve of scores from below, each statement counting with the weight of its unit.
+fn area(sorted: &[(f32, bool, usize)], weight: impl Fn(usize) -> f64) -> Option<f64> {
+    let (mut wins, mut false_below, mut all_true) = (0.0, 0.0, 0.0);
+    for equal in sorted.chunk_by(|a, b| a.0 == b.0) {
+        let of_kind = |kind: bool| -> f64 {
+            equal.iter().filter(|(_, truth, _)| *truth == kind).map(|(_, _, unit)| weight(*unit)).sum()
+        };
+        let (n_true, n_false) = (of_kind(true), of_kind(false));
+        wins += n_true * (false_below + n_false / 2.0);
+        false_below += n_false;
+        all_true += n_true;
+    }
+    (all_true > 0.0 && false_below > 0.0).then(|| wins / (all_true * false_below))
 }
 
 /// A threshold that accepts `high` and rejects `low`.
@@ -115,7 +184,7 @@ mod tests {
 
     fn statements(scores: &[(f32, bool)]) -> Statements {
         let mut statements = Statements::default();
-        scores.iter().for_each(|(score, truth)| statements.add(*score, *truth));
+        scores.iter().enumerate().for_each(|(image, (score, truth))| statements.add(image, *score, *truth));
         statements
     }
 
@@ -150,6 +219,42 @@ mod tests {
         assert_eq!(only_false.best_threshold(), Some(f32::INFINITY));
         assert_eq!(statements(&[]).accuracy(0.5), None);
         assert_eq!(statements(&[]).best_threshold(), None);
+    }
+
+    #[test]
+    fn intervals_are_those_of_images() {
+        let options = Bootstrap { confidence: 0.95, n_resamples: 1000, seed: 5 };
+        let (mut apart, mut together) = (Statements::default(), Statements::default());
+        for index in 0..400 {
+            // True ones score 1 in three of four images, false ones 0 in three of four.
+            let (image, truth) = (index / 4, index % 2 == 0);
+            let is_right = image % 4 > 0;
+            apart.add(index, f32::from(u8::from(truth == is_right)), truth);
+            together.add(image, f32::from(u8::from(truth == is_right)), truth);
+        }
+        assert_eq!((apart.area_under_roc(), together.area_under_roc()), (Some(0.75), Some(0.75)));
+        let width = |ends: Option<Interval>| ends.map(|ends| ends.high - ends.low).unwrap();
+        // The share of right statements has a standard error of √(0.1875 / n).
+        let normal = |n: f64| 2.0 * 1.96 * (0.1875f64 / n).sqrt();
+        for (statements, n) in [(&apart, 400.0), (&together, 100.0)] {
+            for ends in [statements.accuracy_interval(0.5, options), statements.area_interval(options)] {
+                assert!((width(ends) / normal(n) - 1.0).abs() < 0.12, "{ends:?} of {n}");
+            }
+        }
+        assert_eq!(statements(&[(0.5, true)]).area_interval(options), None);
+        assert_eq!(statements(&[]).accuracy_interval(0.5, options), None);
+    }
+
+    #[test]
+    fn the_order_of_images_changes_no_interval() {
+        let options = Bootstrap { confidence: 0.9, n_resamples: 100, seed: 5 };
+        let all = [(0, 0.9, true), (0, 0.2, false), (1, 0.4, true), (2, 0.6, false), (3, 0.4, false), (3, 0.8, true)];
+        let intervals = |order: &[usize]| {
+            let mut statements = Statements::default();
+            order.iter().for_each(|&index| statements.add(all[index].0, all[index].1, all[index].2));
+            (statements.area_interval(options), statements.accuracy_interval(0.5, options))
+        };
+        assert_eq!(intervals(&[0, 1, 2, 3, 4, 5]), intervals(&[5, 3, 1, 4, 2, 0]));
     }
 
     fn scores() -> impl Strategy<Value = Vec<(f32, bool)>> {

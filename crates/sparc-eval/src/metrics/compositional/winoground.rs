@@ -7,6 +7,8 @@
 //! The benchmark counts ties as wrong: a network blind to the order of words gets 0 % there, less than chance.
 //! `expected` breaks ties at random instead, and gives it chance.
 
+use super::bootstrap::{Bootstrap, Interval, bootstrap_mean};
+
 /// Shares of items, in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WinogroundScores {
@@ -18,63 +20,81 @@ pub struct WinogroundScores {
     pub group: f64,
 }
 
-/// Running counts of items.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// Outcomes of items.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Winoground {
-    n_items: usize,
-    strict: [usize; 3],
-    expected: [f64; 3],
+    /// By the rule, and in expectation: text, image, group.
+    items: Vec<([f64; 3], [f64; 3])>,
 }
 
 impl Winoground {
-    /// Counts one item: `scores_ci[c][i]` is that of caption c and image i, and caption 0 belongs to image 0.
+    /// Counts one item: `scores_ci[c][i]` is that of caption c and image i, and caption 0 belongs to image 0. Images
+    /// choose captions by the first scores, captions choose images by the second; most networks have one score for both.
     ///
     /// # Panics
     ///
     /// If a score is NaN.
-    pub fn add(&mut self, scores_ci: [[f32; 2]; 2]) {
-        let scores = scores_ci.concat();
-        assert!(!scores.iter().any(|score| score.is_nan()), "an item of Winoground has a score that is NaN");
-        self.n_items += 1;
-        let strict = points(|a, b| scores[a] > scores[b]);
-        for (count, point) in self.strict.iter_mut().zip(strict) {
-            *count += usize::from(point);
-        }
+    pub fn add(&mut self, for_captions_ci: [[f32; 2]; 2], for_images_ci: [[f32; 2]; 2]) {
+        let (of_captions, of_images) = (for_captions_ci.concat(), for_images_ci.concat());
+        let is_nan = of_captions.iter().chain(&of_images).any(|score| score.is_nan());
+        assert!(!is_nan, "an item of Winoground has a score that is NaN");
+        let wins = |scores: &[f32], a: usize, b: usize| scores[a] > scores[b];
+        let number = |point: bool| f64::from(u8::from(point));
+        let strict = points(|a, b| wins(&of_captions, a, b), |a, b| wins(&of_images, a, b)).map(number);
         // All orders in which the four may stand where they tie.
         let orders = orders();
+        let mut expected = [0.0; 3];
         for order in &orders {
-            let won = points(|a, b| scores[a] > scores[b] || scores[a] == scores[b] && order[a] > order[b]);
-            for (sum, point) in self.expected.iter_mut().zip(won) {
-                *sum += f64::from(u8::from(point)) / orders.len() as f64;
+            let ahead = |scores: &[f32], a: usize, b: usize| {
+                wins(scores, a, b) || scores[a] == scores[b] && order[a] > order[b]
+            };
+            let won = points(|a, b| ahead(&of_captions, a, b), |a, b| ahead(&of_images, a, b));
+            for (sum, point) in expected.iter_mut().zip(won) {
+                *sum += number(point) / orders.len() as f64;
             }
         }
+        self.items.push((strict, expected));
     }
 
     /// Items counted.
     pub fn n_items(&self) -> usize {
-        self.n_items
+        self.items.len()
     }
 
     /// The benchmark's scores, ties counting as wrong; `None` without items.
     pub fn strict(&self) -> Option<WinogroundScores> {
-        self.scores(self.strict.map(|count| count as f64))
+        self.scores(|item| item.0)
     }
 
     /// The scores with ties broken at random, in expectation; `None` without items.
     pub fn expected(&self) -> Option<WinogroundScores> {
-        self.scores(self.expected)
+        self.scores(|item| item.1)
     }
 
-    fn scores(&self, [text, image, group]: [f64; 3]) -> Option<WinogroundScores> {
-        let n = self.n_items as f64;
-        (self.n_items > 0).then(|| WinogroundScores { text: text / n, image: image / n, group: group / n })
+    /// Intervals of the benchmark's text, image and group score, items being resampled; `None` without items.
+    ///
+    /// # Panics
+    ///
+    /// As [`bootstrap_mean`].
+    pub fn intervals(&self, options: Bootstrap) -> Option<[Interval; 3]> {
+        let of_point = |point: usize| {
+            let values: Vec<f64> = self.items.iter().map(|item| item.0[point]).collect();
+            bootstrap_mean(&values, "winoground", options)
+        };
+        Some([of_point(0)?, of_point(1)?, of_point(2)?])
+    }
+
+    fn scores(&self, points: impl Fn(&([f64; 3], [f64; 3])) -> [f64; 3]) -> Option<WinogroundScores> {
+        let n = self.items.len() as f64;
+        let mean = |point: usize| self.items.iter().map(|item| points(item)[point]).sum::<f64>() / n;
+        (!self.items.is_empty()).then(|| WinogroundScores { text: mean(0), image: mean(1), group: mean(2) })
     }
 }
 
 /// Text, image and group point; scores are numbered 2 · caption + image.
-fn points(wins: impl Fn(usize, usize) -> bool) -> [bool; 3] {
-    let text = wins(0, 2) && wins(3, 1);
-    let image = wins(0, 1) && wins(3, 2);
+fn points(caption_wins: impl Fn(usize, usize) -> bool, image_wins: impl Fn(usize, usize) -> bool) -> [bool; 3] {
+    let text = caption_wins(0, 2) && caption_wins(3, 1);
+    let image = image_wins(0, 1) && image_wins(3, 2);
     [text, image, text && image]
 }
 
@@ -99,7 +119,7 @@ mod tests {
 
     fn item(scores_ci: [[f32; 2]; 2]) -> Winoground {
         let mut counts = Winoground::default();
-        counts.add(scores_ci);
+        counts.add(scores_ci, scores_ci);
         counts
     }
 
@@ -114,7 +134,7 @@ mod tests {
         assert_eq!(points([[0.5, 0.4], [0.7, 0.9]]), WinogroundScores { text: 0.0, image: 1.0, group: 0.0 });
         assert_eq!(points([[0.1, 0.9], [0.8, 0.2]]), WinogroundScores { text: 0.0, image: 0.0, group: 0.0 });
         let mut both = item([[0.9, 0.1], [0.2, 0.8]]);
-        both.add([[0.1, 0.9], [0.8, 0.2]]);
+        both.add([[0.1, 0.9], [0.8, 0.2]], [[0.1, 0.9], [0.8, 0.2]]);
         assert_eq!((both.n_items(), both.strict().unwrap().group), (2, 0.5));
     }
 
@@ -134,6 +154,38 @@ mod tests {
         let expected = item([[0.3, 0.6], [0.3, 0.6]]).expected().unwrap();
         assert_eq!((expected.image, expected.group), (0.0, 0.0));
         assert!((expected.text - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn captions_and_images_are_chosen_by_scores_of_their_own() {
+        let (right, wrong) = ([[0.9, 0.1], [0.2, 0.8]], [[0.1, 0.9], [0.8, 0.2]]);
+        let mut counts = Winoground::default();
+        counts.add(right, wrong);
+        assert_eq!(counts.strict().unwrap(), WinogroundScores { text: 1.0, image: 0.0, group: 0.0 });
+        let mut counts = Winoground::default();
+        counts.add(wrong, right);
+        assert_eq!(counts.strict().unwrap(), WinogroundScores { text: 0.0, image: 1.0, group: 0.0 });
+    }
+
+    #[test]
+    fn intervals_are_those_of_shares() {
+        let options = Bootstrap { confidence: 0.95, n_resamples: 1000, seed: 1 };
+        let mut counts = Winoground::default();
+        // Both points in half of 100 items, the text point alone in a quarter more.
+        for item in 0..100 {
+            counts.add(
+                [[[0.9, 0.1], [0.2, 0.8]], [[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.7], [0.4, 0.9]], [[0.5; 2]; 2]][item % 4],
+                [[[0.9, 0.1], [0.2, 0.8]], [[0.9, 0.1], [0.2, 0.8]], [[0.5, 0.7], [0.4, 0.9]], [[0.5; 2]; 2]][item % 4],
+            );
+        }
+        let scores = counts.strict().unwrap();
+        assert_eq!((scores.text, scores.image, scores.group), (0.75, 0.5, 0.5));
+        let [text, image, group] = counts.intervals(options).unwrap();
+        for (share, Interval { low, high }) in [(0.75f64, text), (0.5, image), (0.5, group)] {
+            let half = 1.96 * (share * (1.0 - share) / 100.0).sqrt();
+            assert!((low - (share - half)).abs() < 0.025 && (high - (share + half)).abs() < 0.025, "{low} to {high}");
+        }
+        assert_eq!(Winoground::default().intervals(options), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Noun phrases of captions: what a detector is asked to find (the first half of CLOC's labelling, VESL;
 //! Chen et al. 2024, arXiv:2410.02746, section 4, appendix C.1, Listing 1).
 //!
-//! A caption is put into lower case, split into words ([`words`]), rid of the generic words of the web, tagged
+//! A caption is put into lower case, split into words ([`words()`]), rid of the generic words of the web, tagged
 //! ([`Tagger`]) and searched for noun phrases ([`noun_phrases`]). Phrases of stop words alone are left out, and of
 //! an image's phrases twenty at most are kept, each once. Phrases keep their determiner, and nothing is stemmed.
 

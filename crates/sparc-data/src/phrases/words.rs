@@ -44,7 +44,7 @@ fn sentences(text: &str) -> Vec<&str> {
 /// What begins a word of its own behind other characters.
 const INSIDE: [char; 14] = [')', '"', ';', '}', ']', '*', ':', '@', '\'', '(', '{', '[', '!', '?'];
 /// What is a word alone.
-const ALONE: [char; 15] = ['(', '"', '`', '{', '[', ':', ';', '&', '#', '*', '@', ')', '}', ']', '-'];
+const ALONE: [char; 16] = ['(', '"', '`', '{', '[', ':', ';', '&', '#', '*', '@', ')', '}', ']', '-', ','];
 
 /// Whether a sentence ends with a word before `rest`.
 fn ends_sentence(word: &str, rest: &str) -> bool {
@@ -61,10 +61,10 @@ fn ends_sentence(word: &str, rest: &str) -> bool {
         return false;
     }
     // Of what stands without a space between, the last word.
-    let after = |text: &'_ str, dashes: &str| text.rfind(dashes).map_or(0, |place| place + dashes.len());
+    let after = |text: &str, mark: &str| text.rfind(mark).map_or(0, |place| place + mark.len());
     let stem = &stem[stem.rfind(INSIDE).unwrap_or(0)..];
     let stem = &stem[after(stem, "..")..];
-    let stem = stem[after(stem, "--")..].trim_start_matches(ALONE).trim_start_matches(',').to_lowercase();
+    let stem = stem[after(stem, "--")..].trim_start_matches(ALONE).to_lowercase();
     let after_hyphen = stem.rsplit('-').next().unwrap_or_default();
     if ABBREVIATIONS.contains(stem.as_str()) || ABBREVIATIONS.contains(after_hyphen) {
         return false;

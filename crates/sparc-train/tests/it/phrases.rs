@@ -9,7 +9,10 @@ fn phrases_name_the_objects_of_the_scenes() {
     let fixture = Fixture::new();
     let phrases = ["shards", "phrases", "data/train-*.tar", "data/test-*.tar", "--out", "phrased", "--json"];
     let counts: serde_json::Value = serde_json::from_str(&fixture.succeed(&phrases)).unwrap();
-    assert_eq!([&counts["shards"], &counts["kept_shards"], &counts["samples"]].map(|n| n.as_u64().unwrap()), [2, 0, 144]);
+    assert_eq!(
+        [&counts["shards"], &counts["kept_shards"], &counts["samples"]].map(|n| n.as_u64().unwrap()),
+        [2, 0, 144]
+    );
     let (mut objects, mut named) = (0, 0);
     for sample in ShardSamples::open(&fixture.path("phrased/train-00000.tar")).unwrap() {
         let record: serde_json::Value = serde_json::from_slice(&sample.unwrap().members["json"]).unwrap();

@@ -34,6 +34,11 @@ pub(crate) enum Content<D> {
     TooLarge,
 }
 
+/// Whether a member belongs to a sample: `__index__` and the like describe the shard.
+pub(crate) fn is_sample_member(name: &str) -> bool {
+    base_plus_ext(name).is_some_and(|(key, _)| !key.rsplit('/').next().is_some_and(|base| base.starts_with("__")))
+}
+
 /// What a member brought about.
 pub(crate) struct Pushed<D> {
     /// The sample before it, which is complete now.
@@ -72,8 +77,7 @@ impl<D> Grouping<D> {
         let Some((key, extension)) = base_plus_ext(name) else {
             return Pushed { finished: None, skip: None };
         };
-        // `__index__` and the like describe the shard, not a sample.
-        if key.rsplit('/').next().is_some_and(|base| base.starts_with("__")) {
+        if !is_sample_member(name) {
             return Pushed { finished: None, skip: None };
         }
         let extension = extension.to_ascii_lowercase();

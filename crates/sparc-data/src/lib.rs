@@ -4,7 +4,8 @@
 //! tars ([`shards`]) in the project's record format ([`record`]); training reads them from disks, servers
 //! and commands ([`source`]), and mixes data sets ([`DataSpec`]). Whatever cannot be read is skipped,
 //! counted by reason and reported ([`skips`]). [`shapes`] writes the synthetic data set,
-//! [`shard_tools`] makes shards from other data and looks into shards.
+//! [`shard_tools`] makes shards from other data and looks into shards, [`phrases`] finds the noun phrases of
+//! captions.
 
 mod claims;
 mod collator;
@@ -20,6 +21,7 @@ pub mod index;
 mod jpeg;
 mod loader;
 mod order;
+pub mod phrases;
 pub mod pixels;
 mod prepare;
 mod random_augment;

@@ -1,6 +1,6 @@
 //! The project's record format: the members of one sample (see `docs/formats/shards.md`).
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::skips::SkipReason;
@@ -68,6 +68,20 @@ fn coordinates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[f32; 4], D
     Ok(values.map(|value| value.unwrap_or(f32::NAN)))
 }
 
+/// A list of strings, or whatever else is there as `None`.
+fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Strings(Vec<String>),
+        Other(IgnoredAny),
+    }
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Strings(strings) => Some(strings),
+        Value::Other(_) => None,
+    })
+}
+
 /// The `.json` member; keys that are not known are ignored, as the format allows.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct RecordJson {
@@ -80,6 +94,10 @@ pub struct RecordJson {
     /// Regions with wrong descriptions; read in evaluation only.
     #[serde(default)]
     pub fine_regions: Vec<FineRegionRecord>,
+    /// Noun phrases of the captions, what a detector is to be asked for; nothing but tools reads them. Another
+    /// type is taken for a key of somebody else's, and read as none.
+    #[serde(default, deserialize_with = "strings")]
+    pub phrases: Option<Vec<String>>,
 }
 
 impl RecordJson {
@@ -156,6 +174,21 @@ mod tests {
         assert_eq!(record.fine_regions[0].region.box_xyxy, [0.0, 0.0, 0.5, 1.0]);
         let negatives = &record.fine_regions[0].negatives;
         assert_eq!((negatives.hard.len(), negatives.medium.len(), negatives.trivial.len()), (1, 0, 2));
+    }
+
+    #[test]
+    fn phrases_of_another_type_cost_nothing() {
+        let read = |phrases: &str| {
+            let text = format!(r#"{{"captions": ["c"], "phrases": {phrases}}}"#);
+            let record = RecordJson::parse(text.as_bytes()).unwrap();
+            assert_eq!(record.captions, ["c"]);
+            record.phrases
+        };
+        assert_eq!(read(r#"["a dog", "grass"]"#).unwrap(), ["a dog", "grass"]);
+        assert_eq!(read("[]"), Some(vec![]));
+        for other in ["null", "3", r#"{"a": [1, NaN]}"#, r#"["a", 2]"#, r#"[{"phrase": "x"}]"#] {
+            assert_eq!(read(other), None);
+        }
     }
 
     #[test]

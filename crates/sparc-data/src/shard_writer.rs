@@ -249,7 +249,7 @@ pub fn write_file_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Makes the finished file durable, gives it its name, and makes the name durable.
-fn publish(file: &File, temporary: &Path, path: &Path) -> Result<(), Error> {
+pub(crate) fn publish(file: &File, temporary: &Path, path: &Path) -> Result<(), Error> {
     file.sync_all().map_err(at("sync", temporary))?;
     fs::rename(temporary, path).map_err(at("rename to", path))?;
     // Folders can be opened and synced on Unix only; elsewhere the rename is as durable as it gets.
@@ -270,7 +270,8 @@ fn discard_file(path: &Path) {
     }
 }
 
-fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+/// An error of the operating system, with what was tried on which path.
+pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { action, path, source }
 }

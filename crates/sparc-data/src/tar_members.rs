@@ -208,7 +208,7 @@ fn name_of(header: &[u8; BLOCK]) -> String {
 }
 
 /// A number in octal digits, or in base 256 where the first bit is set (GNU).
-fn number(field: &[u8]) -> Option<u64> {
+pub(crate) fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         // Without the mark; eight bytes are as much as a file can have.
         let digits = std::iter::once(field[0] & 0x7f).chain(field[1..].iter().copied());

@@ -170,6 +170,11 @@ mod tests {
         shards peek data
         shards peek out
         shards peek count
+        shards phrases data
+        shards phrases out
+        shards phrases tagger
+        shards phrases sample
+        shards phrases json
         shards index data
         shards index json
         shards synth out

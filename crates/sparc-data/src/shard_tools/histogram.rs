@@ -38,6 +38,25 @@ impl Histogram {
         }
     }
 
+    /// Every value that came, with how often it did.
+    pub(super) fn counts(&self) -> Vec<(u64, u64)> {
+        self.counts.iter().map(|(&value, &count)| (value, count)).collect()
+    }
+
+    /// What [`Histogram::counts`] has given.
+    pub(super) fn from_counts(counts: &[(u64, u64)]) -> Histogram {
+        let mut histogram = Histogram::default();
+        for &(value, count) in counts {
+            *histogram.counts.entry(value).or_default() += count;
+        }
+        histogram
+    }
+
+    /// How often `value` came.
+    pub fn count_of(&self, value: u64) -> u64 {
+        self.counts.get(&value).copied().unwrap_or(0)
+    }
+
     /// How many values.
     pub fn count(&self) -> u64 {
         self.counts.values().sum()

@@ -1,4 +1,5 @@
-//! Shards from other data, and what is in shards: `sparc shards make`, `convert`, `lint`, `stat` and `peek`.
+//! Shards from other data, and what is in shards: `sparc shards make`, `convert`, `lint`, `stat`, `peek`
+//! and `phrases`.
 
 mod caption_table;
 pub mod convert;
@@ -6,6 +7,10 @@ mod histogram;
 mod lint;
 mod make;
 mod peek;
+mod phrases;
+mod phrases_journal;
+mod record_text;
+mod rewrite;
 mod scan;
 mod sink;
 mod stat;
@@ -14,6 +19,7 @@ pub use histogram::{Bin, Histogram};
 pub use lint::{LintReport, lint};
 pub use make::{CaptionColumns, make_shards};
 pub use peek::{PeekedSample, peek};
+pub use phrases::{PhraseStatistics, add_phrases};
 pub use sink::{Output, Progress, WrittenShards};
 pub use stat::{ShardStatistics, statistics};
 

@@ -40,13 +40,17 @@ pub struct ShardStatistics {
     pub phrase_words: Histogram,
     /// Share of the image that a region's box covers, in percent.
     pub region_area_percent: Histogram,
+    /// Candidates for a detector of a sample that has been searched for them.
+    pub candidates_per_sample: Histogram,
+    /// Words of such a candidate.
+    pub candidate_words: Histogram,
     /// What could not be read or used, by reason. `sparc shards lint` says where.
     pub problems: BTreeMap<String, u64>,
 }
 
 impl ShardStatistics {
     /// The histograms with their names, in the order to show them in.
-    pub fn histograms(&self) -> [(&'static str, &Histogram); 9] {
+    pub fn histograms(&self) -> [(&'static str, &Histogram); 11] {
         [
             ("captions per sample", &self.captions_per_sample),
             ("words per caption", &self.caption_words),
@@ -57,10 +61,12 @@ impl ShardStatistics {
             ("regions per annotated sample", &self.regions_per_sample),
             ("words per region phrase", &self.phrase_words),
             ("region area, % of the image", &self.region_area_percent),
+            ("phrases per searched sample", &self.candidates_per_sample),
+            ("words per phrase", &self.candidate_words),
         ]
     }
 
-    fn histograms_mut(&mut self) -> [&mut Histogram; 9] {
+    fn histograms_mut(&mut self) -> [&mut Histogram; 11] {
         [
             &mut self.captions_per_sample,
             &mut self.caption_words,
@@ -71,6 +77,8 @@ impl ShardStatistics {
             &mut self.regions_per_sample,
             &mut self.phrase_words,
             &mut self.region_area_percent,
+            &mut self.candidates_per_sample,
+            &mut self.candidate_words,
         ]
     }
 
@@ -109,6 +117,10 @@ impl ShardStatistics {
                 self.region_area_percent.add((100.0 * (x1 - x0) * (y1 - y0)).round() as u64);
             }
         }
+        if let Some(phrases) = record.phrases {
+            self.candidates_per_sample.add(phrases.len() as u64);
+            phrases.iter().for_each(|phrase| self.candidate_words.add(words(phrase)));
+        }
         let image = open_image(sample)?;
         let (width, height) = image.encoded.size();
         self.image_width.add(width.into());
@@ -122,7 +134,8 @@ impl ShardStatistics {
     }
 }
 
-fn words(text: &str) -> u64 {
+/// Words of a text, between spaces.
+pub(super) fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 

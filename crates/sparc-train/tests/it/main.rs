@@ -6,6 +6,7 @@ mod configs;
 mod fixture;
 mod objectives;
 mod order;
+mod phrases;
 mod remote;
 mod resume;
 mod tasks;

@@ -5,6 +5,7 @@ mod index;
 mod lint;
 mod make;
 mod peek;
+mod phrases;
 mod stat;
 mod synth;
 
@@ -30,6 +31,8 @@ pub enum ShardsCommand {
     Stat(stat::StatArguments),
     /// Draw some samples with captions and boxes on one picture
     Peek(peek::PeekArguments),
+    /// Add the noun phrases of captions to every record, as what a detector is to look for
+    Phrases(phrases::PhrasesArguments),
     /// Write an index beside each shard, so that a resume passes over samples unread
     Index(index::IndexArguments),
     /// Make Shapes, the synthetic data set with known answers
@@ -43,6 +46,7 @@ pub fn run(command: &ShardsCommand) -> anyhow::Result<()> {
         ShardsCommand::Lint(arguments) => lint::lint(arguments),
         ShardsCommand::Stat(arguments) => stat::stat(arguments),
         ShardsCommand::Peek(arguments) => peek::peek(arguments),
+        ShardsCommand::Phrases(arguments) => phrases::phrases(arguments),
         ShardsCommand::Index(arguments) => index::index(arguments),
         ShardsCommand::Synth(arguments) => synth::synth(arguments),
     }

@@ -60,6 +60,7 @@ mod tests {
     fn endless_adjectives_end() {
         assert!(noun_phrases(&vec!["JJ"; 1 << 20]).is_empty());
         assert!(noun_phrases(&vec!["DT"; 1 << 20]).is_empty());
-        assert_eq!(noun_phrases(&[vec!["JJ"; 1 << 20], vec!["NN"]].concat()), [0..(1 << 20) + 1]);
+        let everything = noun_phrases(&[vec!["JJ"; 1 << 20], vec!["NN"]].concat());
+        assert_eq!((everything.len(), everything[0].clone()), (1, 0..(1 << 20) + 1));
     }
 }

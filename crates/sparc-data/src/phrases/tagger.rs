@@ -331,7 +331,8 @@ impl Builder {
             return true;
         }
         let argument = |name: &str| feature.strip_prefix(name).and_then(|rest| rest.strip_prefix(' '));
-        let place: [(&str, fn(&mut TextRows) -> &mut Row); 9] = [
+        type Place = fn(&mut TextRows) -> &mut Row;
+        let places: [(&str, Place); 9] = [
             ("i suffix", |rows| &mut rows.suffix),
             ("i pref1", |rows| &mut rows.first_letter),
             ("i word", |rows| &mut rows.word),
@@ -342,7 +343,7 @@ impl Builder {
             ("i+1 suffix", |rows| &mut rows.next_suffix),
             ("i+2 word", |rows| &mut rows.word_after_next),
         ];
-        if let Some((text, place)) = place.iter().find_map(|(name, place)| Some((argument(name)?, place))) {
+        if let Some((text, place)) = places.iter().find_map(|(name, place)| Some((argument(name)?, place))) {
             let id = self.text(text);
             *place(&mut self.tagger.text_rows[id as usize]) = row;
         } else if let Some(tag) = argument("i-1 tag") {

@@ -1,7 +1,7 @@
 //! Captions with a cache of keys and values, and without.
 //!
 //! `cargo bench -p sparc-benches --bench generation`. A captioner of size S (12 + 12 blocks of width 384, 196 patches,
-//! 8,192 pieces), with the values it starts with, writes 30 tokens for each of 8 images.
+//! 8,192 pieces), with the values it starts with, writes 30 tokens for each of 16 images.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ use sparc_models::text::TextConfig;
 use sparc_models::vit::{ImagePool, VitConfig};
 use tch::{Device, Kind, Tensor};
 
-const IMAGES: i64 = 8;
+const IMAGES: i64 = 16;
 const TOKENS: usize = 30;
 
 fn network() -> Coca {

@@ -13,7 +13,6 @@ pub mod dictionary;
 mod encoder;
 mod features;
 mod loss_terms;
-pub mod matching;
 pub mod objectives;
 mod pair_score;
 mod sample;

@@ -46,7 +46,7 @@ impl FusionEncoder {
 
 #[cfg(test)]
 mod tests {
-    use sparc_core::matching::nas::VisualTokens;
+    use sparc_core::objectives::nas::VisualTokens;
     use sparc_testing::{assert_close, check_gradient, random, scalar, values};
     use tch::{Device, Kind};
 

@@ -131,7 +131,7 @@ mod tests {
     use std::collections::HashMap;
 
     use sparc_core::Gathered;
-    use sparc_core::matching::albef::{ContrastInputs, Positives, contrast};
+    use sparc_core::objectives::albef::{ContrastInputs, Positives, contrast};
     use sparc_testing::{random, values};
 
     use super::*;

@@ -1,6 +1,6 @@
 //! SOHO's gate between what a patch is and what the dictionary makes of it.
 
-use sparc_core::matching::nas::VisualTokens;
+use sparc_core::objectives::nas::VisualTokens;
 use tch::{Kind, Tensor};
 
 use crate::layers::Linear;

@@ -325,7 +325,8 @@ fn mean_of_all(each_r: &Tensor, valid: Gathered, (local, global): (i64, i64)) ->
 }
 
 /// The ids that masking needs to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MaskingVocabulary {
     /// What stands for a masked token.
     pub mask_id: i64,

@@ -98,7 +98,7 @@ pub enum PatchScore {
 
 /// By which code another is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Replacement {
     /// By one of the nearest that the image does not have.
     NearestOther {
@@ -115,7 +115,7 @@ pub enum Replacement {
 
 /// How negatives made by an edit enter the matching term.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum EditedTerm {
     /// One mean over all pairs.
     InMean,
@@ -128,7 +128,7 @@ pub enum EditedTerm {
 
 /// Negatives made from the caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TextNegatives {
     /// None.
     None,
@@ -143,7 +143,7 @@ pub enum TextNegatives {
 
 /// When edits begin.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Start {
     /// After so many steps.
     Step {

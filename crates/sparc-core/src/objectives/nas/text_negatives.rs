@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::matching::albef::{HardNegatives, draw};
+use crate::objectives::albef::{HardNegatives, draw};
 use crate::tensor_math::at_least_f32;
 
 // Dimension letters: b batch, l tokens, v words of the vocabulary, s skipped ones.

@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::*;
 use crate::dictionary::nearest;
-use crate::matching::albef::Positives;
+use crate::objectives::albef::Positives;
 use crate::objectives::clip::reference::cosine;
 use crate::seed::uniforms;
 

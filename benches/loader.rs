@@ -80,7 +80,8 @@ fn config(shards: Vec<PathBuf>, dct_scaling: bool) -> LoaderConfig {
 
 fn tokenizer(shards: &[PathBuf]) -> TextTokenizer {
     let (captions, _) = read_all_captions(shards).expect("captions");
-    let training = TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 8_192, lowercase: true };
+    let training =
+        TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 8_192, lowercase: true, mask_token: false };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, train_tokenizer(&captions, training).expect("a tokenizer")).expect("writing it");

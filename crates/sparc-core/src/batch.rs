@@ -99,6 +99,9 @@ pub struct Batch {
     pub captions: Option<CaptionBatch>,
     /// Regions, if the loader was asked for them.
     pub regions: Option<RegionBatch>,
+    /// Which image each pair is of, `[B]`, `i64`: a hash of the image as it is stored. Pairs of one image have one id,
+    /// wherever they come from.
+    pub image_ids_b: Tensor,
     /// The samples' keys, B of them, for logs and error messages.
     pub keys: Vec<String>,
 }
@@ -121,6 +124,7 @@ impl Batch {
             text: self.text.to_device(device),
             captions: self.captions.as_ref().map(|captions| captions.to_device(device)),
             regions: self.regions.as_ref().map(|regions| regions.to_device(device)),
+            image_ids_b: self.image_ids_b.to_device(device),
             keys: self.keys.clone(),
         }
     }

@@ -239,6 +239,7 @@ impl Collator {
             text: self.tokenizers.captions.pad(&texts),
             captions,
             regions,
+            image_ids_b: Tensor::from_slice(&samples.iter().map(|sample| sample.image_id).collect::<Vec<_>>()),
             keys,
         }
     }

@@ -51,7 +51,7 @@ fn write(path: &Path, samples: &[(String, Members)]) {
 pub(super) fn tokenizer() -> TextTokenizer {
     let captions =
         (0..60).flat_map(|i| [format!("first {i}"), format!("second {i}"), format!("thing {i}")]).collect::<Vec<_>>();
-    let training = TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 90, lowercase: true };
+    let training = TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 90, lowercase: true, mask_token: false };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), train_tokenizer(&captions, training).unwrap()).unwrap();
     TextTokenizer::from_file(file.path(), 12).unwrap()
@@ -319,6 +319,22 @@ fn all_captions_come_with_their_image() {
     config.preparation.captions = CaptionChoice::First;
     let batch = Loader::start(config, tokenizer(), LoaderState::default()).next().unwrap().unwrap().batch;
     assert!(batch.captions.is_none());
+}
+
+#[test]
+fn pairs_of_one_image_have_one_id() {
+    // Every image twice, under two keys.
+    let shard = |s: usize| (0..10).map(|i| (format!("k{s}{i}"), good(i))).collect();
+    let Data { config, _folder } = data(Some((0..2).map(shard).collect()));
+    let mut of_image = std::collections::BTreeMap::new();
+    for loaded in Loader::start(config, tokenizer(), LoaderState::default()).take(10) {
+        let batch = loaded.unwrap().batch;
+        for (key, id) in batch.keys.iter().zip(Vec::<i64>::try_from(&batch.image_ids_b).unwrap()) {
+            assert_eq!(*of_image.entry(key[2..].to_owned()).or_insert(id), id, "{key}");
+        }
+    }
+    let ids: std::collections::BTreeSet<i64> = of_image.values().copied().collect();
+    assert_eq!((of_image.len(), ids.len()), (10, 10));
 }
 
 /// Texts are as long as the longest of their batch.

@@ -51,6 +51,8 @@ pub struct Preparation {
 pub struct PreparedSample {
     /// Key in its shard.
     pub key: String,
+    /// A hash of the stored image: another caption of it has the same.
+    pub image_id: i64,
     /// RGB bytes of the network input, `H·W·3`, row by row. The collator normalises them: until then they
     /// take a quarter of the memory.
     pub pixels: Vec<u8>,
@@ -131,6 +133,7 @@ pub fn prepare(
         .all(|text| survives_mirroring(text));
     let frame = Frame::random(image.encoded.size(), *image_size, *resize, augmentation, may_flip, &mut generator);
     let reduction = if preparation.dct_scaling { frame.reduction() } else { Reduction::None };
+    let image_id = hash_of(image.bytes());
     let pixels = image.render(&frame, reduction, stages)?;
 
     let regions = visible_regions(sample, regions, &frame.geometry(), skips);
@@ -142,6 +145,7 @@ pub fn prepare(
     };
     Ok(PreparedSample {
         key: sample.key.clone(),
+        image_id,
         pixels,
         text: tokenize(&tokenizers.captions, &caption)?,
         captions: captions
@@ -153,6 +157,15 @@ pub fn prepare(
             .map(|(box_xyxy, text)| Ok(PreparedRegion { box_xyxy, phrase: tokenize(&tokenizers.phrases, &text)? }))
             .collect::<Result<_, Skip>>()?,
     })
+}
+
+/// The same number for the same bytes, wherever and whenever they are read.
+fn hash_of(bytes: &[u8]) -> i64 {
+    // Eight bytes at a time, as rustc's hasher mixes them: images are long.
+    let words = bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte)));
+    let mixed =
+        words.fold(bytes.len() as u64, |hash, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95));
+    seed::derive(mixed, &[b"image"]).cast_signed()
 }
 
 /// The `.json` member, or an empty record if there is none.

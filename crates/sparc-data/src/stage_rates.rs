@@ -450,7 +450,8 @@ mod tests {
     #[test]
     fn every_stage_is_measured() {
         let Written { shards, _folder } = written(9, 4);
-        let training = TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 60, lowercase: true };
+        let training =
+            TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 60, lowercase: true, mask_token: false };
         let file = _folder.path().join("tokenizer.json");
         std::fs::write(&file, train_tokenizer(&["caption number 0123456789".to_owned()], training).unwrap()).unwrap();
         let tokenizer = TextTokenizer::from_file(&file, 16).unwrap();

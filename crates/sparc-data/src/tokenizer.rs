@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sparc_core::objectives::albef::MaskingVocabulary;
 use sparc_core::{TextBatch, TextEnds, Tokenize};
 use tch::Tensor;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -22,6 +23,10 @@ const PAD_NAMES: [&str; 5] = [PAD, "<pad>", "<|endoftext|>", "</s>", "[SEP]"];
 const UNKNOWN: &str = "[UNK]";
 /// Names under which the unknown token of other tokenizers is looked for.
 const UNKNOWN_NAMES: [&str; 2] = [UNKNOWN, "<unk>"];
+/// The token that stands for a masked one in tokenizers made here.
+const MASK: &str = "[MASK]";
+/// Names under which that of other tokenizers is looked for.
+const MASK_NAMES: [&str; 2] = [MASK, "<mask>"];
 const BEGIN: &str = "[BOS]";
 const END: &str = "[EOS]";
 
@@ -154,6 +159,31 @@ impl TextTokenizer {
         Ok(TextEnds { begin: i64::from(begin), end: i64::from(end), never })
     }
 
+    /// The ids that masked language modelling needs.
+    ///
+    /// # Errors
+    ///
+    /// A tokenizer without a mask token, or that puts no token before a text: what stands for the whole text would be
+    /// missing.
+    pub fn masking(&self) -> Result<MaskingVocabulary, String> {
+        let mask_id = MASK_NAMES.iter().find_map(|name| self.inner.token_to_id(name)).ok_or_else(|| {
+            format!(
+                "it has no mask token (looked for {}); make one with `sparc tokenizer train --mask-token`",
+                MASK_NAMES.join(" and ")
+            )
+        })?;
+        let a_word = self.encode("a")?;
+        if a_word.content.first() != Some(&false) {
+            return Err("it puts no special token before a text, which could stand for the whole of it".into());
+        }
+        // Special tokens come first; those elsewhere are drawn as rarely as any other.
+        let added = self.inner.get_added_tokens_decoder();
+        let is_special = |id: i64| added.get(&(id as u32)).is_some_and(|token| token.special);
+        let n_ids = self.vocab_size() as i64;
+        let first_id = (0..n_ids).find(|&id| !is_special(id)).ok_or("all of its tokens are special")?;
+        Ok(MaskingVocabulary { mask_id: i64::from(mask_id), first_id, n_ids })
+    }
+
     /// The text of token ids, special ones left out.
     ///
     /// # Errors
@@ -212,10 +242,12 @@ pub enum TokenizerModel {
 pub struct TokenizerTraining {
     /// Model.
     pub model: TokenizerModel,
-    /// Most token ids, the four special ones included.
+    /// Most token ids, the four special ones included; a mask token is one more.
     pub vocab_size: usize,
     /// Whether texts are lower-cased first, as CLIP's are.
     pub lowercase: bool,
+    /// Whether there is a mask token `[MASK]`. It is the last id: the others are those that they are without it.
+    pub mask_token: bool,
 }
 
 /// Trains a tokenizer on captions and gives the text of its `tokenizer.json`.
@@ -267,6 +299,9 @@ pub fn train_tokenizer(captions: &[String], training: TokenizerTraining) -> Resu
     tokenizer.with_pre_tokenizer(Some(metaspace.clone()));
     tokenizer.with_decoder(Some(metaspace));
     tokenizer.train(&mut trainer, captions.iter()).map_err(failed)?;
+    if training.mask_token {
+        tokenizer.add_special_tokens([AddedToken::from(MASK, true)]).map_err(failed)?;
+    }
     let id = |name: &str| tokenizer.token_to_id(name).map(|id| (name.to_owned(), id));
     let template = TemplateProcessing::builder()
         .try_single(format!("{BEGIN} $A {END}"))
@@ -286,7 +321,8 @@ mod tests {
 
     fn trained(model: TokenizerModel) -> String {
         let captions: Vec<String> = CAPTIONS.iter().cycle().take(40).map(ToString::to_string).collect();
-        train_tokenizer(&captions, TokenizerTraining { model, vocab_size: 60, lowercase: true }).unwrap()
+        let training = TokenizerTraining { model, vocab_size: 60, lowercase: true, mask_token: false };
+        train_tokenizer(&captions, training).unwrap()
     }
 
     fn values(tensor: &Tensor) -> Vec<i64> {
@@ -334,6 +370,26 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_token_moves_no_other() {
+        let captions: Vec<String> = CAPTIONS.iter().cycle().take(40).map(ToString::to_string).collect();
+        let training =
+            TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: 60, lowercase: true, mask_token: true };
+        let masked = train_tokenizer(&captions, training).unwrap();
+        let [masked, plain] =
+            [masked, trained(TokenizerModel::Bpe)].map(|json| TextTokenizer::from_bytes(json.as_bytes(), 16).unwrap());
+        assert_eq!(masked.vocab_size(), plain.vocab_size() + 1);
+        for text in CAPTIONS {
+            assert_eq!(masked.encode(text).unwrap(), plain.encode(text).unwrap());
+        }
+        let vocabulary = masked.masking().unwrap();
+        let n_ids = masked.vocab_size() as i64;
+        assert_eq!(vocabulary, MaskingVocabulary { mask_id: n_ids - 1, first_id: 4, n_ids });
+        assert_eq!(masked.decode(&[n_ids - 1]).unwrap(), "");
+        let reason = plain.masking().unwrap_err();
+        assert!(reason.contains("[MASK]") && reason.contains("--mask-token"), "{reason}");
+    }
+
+    #[test]
     fn long_texts_are_cut_with_the_end_token_kept() {
         let tokenizer = TextTokenizer::from_bytes(trained(TokenizerModel::Bpe).as_bytes(), 5).unwrap();
         let pieces = tokenizer.pieces(&"red circle ".repeat(9));
@@ -350,7 +406,7 @@ mod tests {
         assert!(TextTokenizer::from_bytes(unpadded.as_bytes(), 5).err().unwrap().contains("no padding token"));
         let nothing = train_tokenizer(
             &[" ".into()],
-            TokenizerTraining { model: TokenizerModel::Unigram, vocab_size: 60, lowercase: true },
+            TokenizerTraining { model: TokenizerModel::Unigram, vocab_size: 60, lowercase: true, mask_token: false },
         );
         assert!(nothing.is_err());
     }

@@ -6,7 +6,7 @@ use sparc_core::objectives::sycoca::{
 };
 use sparc_core::{Batch, EvalSample, PatchGrid, Tokenize};
 use sparc_models::networks::{Coca, Network};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::captioners::{Caption, Encoded};
 use crate::error::Error;
@@ -127,6 +127,7 @@ pub fn masked_view(trained: &Trained, image_chw: &Tensor, caption: &str) -> Resu
         text: trained.tokenizer.tokenize(&[caption]),
         captions: None,
         regions: None,
+        image_ids_b: Tensor::zeros([1], (Kind::Int64, Device::Cpu)),
         keys: vec![String::new()],
     };
     tch::no_grad(|| {
@@ -155,7 +156,7 @@ pub fn masked_view(trained: &Trained, image_chw: &Tensor, caption: &str) -> Resu
 fn captioner(trained: &Trained) -> Result<&Coca, Error> {
     match &trained.network {
         Network::Coca(network) => Ok(network),
-        Network::DualEncoder(_) => Err(Error::Captions(format!(
+        Network::DualEncoder(_) | Network::Albef(_) => Err(Error::Captions(format!(
             "{} was trained with {}, which has no decoders; give a run of coca or sycoca",
             trained.run.display(),
             trained.plan.config.objective.name()
@@ -182,6 +183,7 @@ fn batch(trained: &Trained, samples: &[EvalSample]) -> Batch {
         text: trained.tokenizer.tokenize(&captions),
         captions: None,
         regions: None,
+        image_ids_b: Tensor::arange(samples.len() as i64, (Kind::Int64, Device::Cpu)),
         keys: samples.iter().map(|sample| sample.key.clone()).collect(),
     }
 }

@@ -194,5 +194,6 @@ mod tests {
         tokenizer train out
         tokenizer train vocab_size
         tokenizer train model
-        tokenizer train keep_case";
+        tokenizer train keep_case
+        tokenizer train mask_token";
 }

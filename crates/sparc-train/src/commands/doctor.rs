@@ -91,7 +91,8 @@ pub fn doctor(arguments: &DoctorArguments) -> anyhow::Result<()> {
 fn own_tokenizer(shards: &[PathBuf]) -> anyhow::Result<TextTokenizer> {
     const VOCABULARY: usize = 4_096;
     let (captions, skips) = read_all_captions(shards)?;
-    let training = TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: VOCABULARY, lowercase: true };
+    let training =
+        TokenizerTraining { model: TokenizerModel::Bpe, vocab_size: VOCABULARY, lowercase: true, mask_token: false };
     let json = train_tokenizer(&captions, training)
         .with_context(|| format!("no captions in {}; give --tokenizer ({skips})", shards[0].display()))?;
     let folder = std::env::temp_dir().join(format!("sparc-doctor-{}", std::process::id()));

@@ -20,7 +20,7 @@ pub struct TokenizerArguments {
     /// File to write
     #[arg(long)]
     out: PathBuf,
-    /// Most token ids, four special ones included
+    /// Most token ids, four special ones included; the mask token is one more
     #[arg(long, default_value_t = 32_000)]
     vocab_size: usize,
     /// Kind of model
@@ -29,6 +29,9 @@ pub struct TokenizerArguments {
     /// Do not lower-case texts
     #[arg(long)]
     keep_case: bool,
+    /// Add a mask token, which ALBEF and NAS need; the other ids are as without it
+    #[arg(long)]
+    mask_token: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -51,6 +54,7 @@ pub fn run(TokenizerCommand::Train(arguments): &TokenizerCommand) -> anyhow::Res
         },
         vocab_size: arguments.vocab_size,
         lowercase: !arguments.keep_case,
+        mask_token: arguments.mask_token,
     };
     let json = train_tokenizer(&captions, training)?;
     if let Some(folder) = arguments.out.parent() {

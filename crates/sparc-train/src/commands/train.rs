@@ -36,7 +36,7 @@ pub struct PlanArguments {
 
 pub fn train(arguments: &TrainArguments) -> anyhow::Result<()> {
     let (plan, tokenizer) = RunPlan::resolve(RunConfig::read(&arguments.config, &arguments.set)?)?;
-    eprintln!("{}", plan.to_yaml());
+    eprintln!("{}{}", plan.to_yaml(), plan.sizes());
     let start = match &arguments.resume {
         None if arguments.overwrite => Start::Overwrite,
         None => Start::Fresh,
@@ -55,7 +55,7 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<()> {
 
 pub fn plan(arguments: &PlanArguments) -> anyhow::Result<()> {
     let (plan, _) = RunPlan::resolve(RunConfig::read(&arguments.config, &arguments.set)?)?;
-    print!("{}", plan.to_yaml());
+    print!("{}{}", plan.to_yaml(), plan.sizes());
     Ok(())
 }
 

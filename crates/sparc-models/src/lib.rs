@@ -14,8 +14,6 @@ pub mod generation;
 pub mod heads;
 pub mod layers;
 pub mod momentum;
-#[cfg(test)]
-mod nas_step_tests;
 pub mod networks;
 pub mod pair_queue;
 mod parameters;

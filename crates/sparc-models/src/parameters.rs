@@ -100,7 +100,8 @@ pub fn differences(expected: &BTreeMap<String, Tensor>, source: &BTreeMap<String
 pub struct ParameterBuilder {
     store: Rc<RefCell<Parameters>>,
     path: String,
-    seed: u64,
+    /// None: every value is 0.
+    seed: Option<u64>,
     kind: Kind,
     device: Device,
 }
@@ -108,7 +109,12 @@ pub struct ParameterBuilder {
 impl ParameterBuilder {
     /// A builder for a new, empty store.
     pub fn new(seed: u64, kind: Kind, device: Device) -> ParameterBuilder {
-        ParameterBuilder { store: Rc::default(), path: String::new(), seed, kind, device }
+        ParameterBuilder { store: Rc::default(), path: String::new(), seed: Some(seed), kind, device }
+    }
+
+    /// A builder whose parameters start at 0 and cost no draws: for values that come from elsewhere, or to be counted.
+    pub fn blank(kind: Kind, device: Device) -> ParameterBuilder {
+        ParameterBuilder { seed: None, ..ParameterBuilder::new(0, kind, device) }
     }
 
     /// The builder for a part: names get the prefix `part.`.
@@ -124,8 +130,11 @@ impl ParameterBuilder {
     /// If the name is taken.
     pub fn create(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let name = self.name(name);
+        let Some(seed) = self.seed else {
+            return self.put(name, Tensor::zeros(shape, (self.kind, self.device)));
+        };
         let values = |draw: &mut dyn FnMut(&mut ChaCha8Rng) -> f64| {
-            let mut generator = ChaCha8Rng::seed_from_u64(seed::derive(self.seed, &[b"parameter", name.as_bytes()]));
+            let mut generator = ChaCha8Rng::seed_from_u64(seed::derive(seed, &[b"parameter", name.as_bytes()]));
             let values: Vec<f64> = (0..shape.iter().product()).map(|_| draw(&mut generator)).collect();
             Tensor::from_slice(&values).view(shape).to_kind(self.kind).to_device(self.device)
         };
@@ -140,8 +149,12 @@ impl ParameterBuilder {
                 let bound = (6.0 / (shape[0] + shape[1]) as f64).sqrt();
                 values(&mut |generator| generator.random_range(-bound..bound))
             }
-        }
-        .set_requires_grad(true);
+        };
+        self.put(name, tensor)
+    }
+
+    fn put(&self, name: String, tensor: Tensor) -> Tensor {
+        let tensor = tensor.set_requires_grad(true);
         let handle = tensor.shallow_clone();
         let previous = self.store.borrow_mut().tensors.insert(name.clone(), tensor);
         assert!(previous.is_none(), "two parameters are named {name}");

@@ -27,6 +27,8 @@ pub enum ModelSize {
     S,
     /// 768 wide, 12 blocks, 12 heads.
     B,
+    /// 768 wide, 6 blocks, 12 heads: ALBEF's text tower, the lower half of BERT's.
+    B6,
     /// 1024 wide, 24 blocks, 16 heads.
     L,
 }
@@ -40,6 +42,7 @@ impl ModelSize {
             ModelSize::Ti => (192, 12, 3),
             ModelSize::S => (384, 12, 6),
             ModelSize::B => (768, 12, 12),
+            ModelSize::B6 => (768, 6, 12),
             ModelSize::L => (1024, 24, 16),
         };
         TowerShape { width, depth, heads }

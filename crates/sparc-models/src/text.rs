@@ -46,6 +46,11 @@ impl TextTransformer {
         }
     }
 
+    /// The token embedding, `[V, W]`.
+    pub fn token_embedding(&self) -> &Tensor {
+        &self.token_embedding
+    }
+
     /// One vector per token after the final norm, `[B, L, W]`. What stands at padding positions has
     /// no meaning; no other token has seen it.
     ///

@@ -178,9 +178,13 @@ impl VisualDictionary {
         self.codes.counts_k.ge(self.config.dead_below)
     }
 
-    /// Usage by the running counts.
+    /// Usage by the running counts. What every code was given at the start, to keep it from collapsing, was counted
+    /// nowhere: perplexity and largest share leave it out, or an early dictionary would seem to be in full use.
     pub fn usage(&self) -> Usage {
-        usage(&self.codes.counts_k, self.config.dead_below)
+        let left_of_start = self.config.decay.powf(self.n_updates as f64);
+        let counted_k = (&self.codes.counts_k - left_of_start).clamp_min(0.0);
+        let Usage { dead_share, .. } = usage(&self.codes.counts_k, self.config.dead_below);
+        Usage { dead_share, ..usage(&counted_k, self.config.dead_below) }
     }
 
     /// Everything that a checkpoint must hold, by name.
@@ -329,6 +333,22 @@ mod tests {
         assert!(scalar(&dictionary.usage().perplexity) > 2.0);
         let mut never = VisualDictionary::new(DictionaryConfig { restart_after_steps: 0, ..CONFIG }, 4, Device::Cpu);
         assert_eq!(run(&mut never, 0..40, 1), 0);
+    }
+
+    #[test]
+    fn usage_leaves_out_what_was_given_at_the_start() {
+        let mut dictionary = VisualDictionary::new(DictionaryConfig { decay: 0.99, ..CONFIG }, 4, Device::Cpu);
+        dictionary.start(&flat(&patches(0, 8)), 3);
+        assert_eq!(scalar(&dictionary.usage().perplexity), 1.0);
+        // One cluster is seen: one code is in use, however slowly the start is forgotten.
+        let one = flat(&patches(0, 8)).get(0).expand([6, 10, 4], false);
+        for _ in 0..2 {
+            let assignments = dictionary.assignments(&one, &dictionary.nearest(&one));
+            dictionary.update(&assignments, &flat(&one), 3);
+            let usage = dictionary.usage();
+            assert!((scalar(&usage.perplexity) - 1.0).abs() < 1e-3 && scalar(&usage.largest_share) > 0.999);
+            assert_eq!(scalar(&usage.dead_share), 0.0);
+        }
     }
 
     #[test]

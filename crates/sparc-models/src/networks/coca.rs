@@ -150,8 +150,12 @@ impl Coca {
     ///
     /// If the configuration does not validate.
     pub fn new(config: CocaConfig, seed: u64, kind: Kind, device: Device) -> Coca {
+        Coca::build(config, ParameterBuilder::new(seed, kind, device))
+    }
+
+    /// The network with parameters of a builder's.
+    pub(super) fn build(config: CocaConfig, builder: ParameterBuilder) -> Coca {
         config.validate().expect("a valid configuration");
-        let builder = ParameterBuilder::new(seed, kind, device);
         let (image, text, captioner) = (config.image.size.shape(), config.text.size.shape(), config.captioner);
         let adapter = |name: &str, width: i64| {
             let deviation = (width as f64).powf(-0.5);

@@ -185,8 +185,12 @@ impl DualEncoder {
     ///
     /// If the configuration does not validate.
     pub fn new(config: DualEncoderConfig, seed: u64, kind: Kind, device: Device) -> DualEncoder {
+        DualEncoder::build(config, ParameterBuilder::new(seed, kind, device))
+    }
+
+    /// The network with parameters of a builder's.
+    pub(super) fn build(config: DualEncoderConfig, builder: ParameterBuilder) -> DualEncoder {
         config.validate().expect("a valid configuration");
-        let builder = ParameterBuilder::new(seed, kind, device);
         let (image_width, text_width) = (config.image.size.shape().width, config.text.size.shape().width);
         let image_tower = Vit::new(&builder.under("image"), config.image);
         let text_tower = TextTransformer::new(&builder.under("text"), config.text);

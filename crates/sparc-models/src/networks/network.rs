@@ -1,10 +1,12 @@
 //! The closed set of networks, as the trainer and evaluation see them.
 
-use sparc_core::{Encoder, ImageFeatures, PatchPath, RegionEncoder, TextBatch, TextFeatures};
+use std::collections::BTreeMap;
+
+use sparc_core::{Encoder, ImageFeatures, Matcher, PatchPath, RegionEncoder, TextBatch, TextFeatures};
 use tch::{Device, Kind, Tensor};
 
-use super::{Coca, CocaConfig, DualEncoder, DualEncoderConfig};
-use crate::Parameters;
+use super::{Albef, AlbefConfig, Coca, CocaConfig, DualEncoder, DualEncoderConfig};
+use crate::{ParameterBuilder, Parameters};
 
 /// Configuration of a network.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,8 @@ pub enum NetworkConfig {
     DualEncoder(DualEncoderConfig),
     /// Two towers and decoders.
     Coca(CocaConfig),
+    /// Two towers and a fusion encoder.
+    Albef(AlbefConfig),
 }
 
 impl NetworkConfig {
@@ -25,6 +29,7 @@ impl NetworkConfig {
         match self {
             NetworkConfig::DualEncoder(config) => config.validate(),
             NetworkConfig::Coca(config) => config.validate(),
+            NetworkConfig::Albef(config) => config.validate(),
         }
     }
 }
@@ -36,6 +41,8 @@ pub enum Network {
     DualEncoder(DualEncoder),
     /// Two towers and decoders.
     Coca(Coca),
+    /// Two towers and a fusion encoder.
+    Albef(Box<Albef>),
 }
 
 impl Network {
@@ -48,22 +55,62 @@ impl Network {
         match config {
             NetworkConfig::DualEncoder(config) => Network::DualEncoder(DualEncoder::new(config, seed, kind, device)),
             NetworkConfig::Coca(config) => Network::Coca(Coca::new(config, seed, kind, device)),
+            NetworkConfig::Albef(config) => Network::Albef(Box::new(Albef::new(config, seed, kind, device))),
         }
     }
 
-    /// All parameters by name.
+    /// The network with all parameters 0, which costs no draws: to be counted.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration does not validate.
+    pub fn blank(config: NetworkConfig, kind: Kind, device: Device) -> Network {
+        let builder = ParameterBuilder::blank(kind, device);
+        match config {
+            NetworkConfig::DualEncoder(config) => Network::DualEncoder(DualEncoder::build(config, builder)),
+            NetworkConfig::Coca(config) => Network::Coca(Coca::build(config, builder)),
+            NetworkConfig::Albef(config) => Network::Albef(Box::new(Albef::build(config, builder, (kind, device)))),
+        }
+    }
+
+    /// All parameters that are trained, by name.
     pub fn parameters(&self) -> &Parameters {
         match self {
             Network::DualEncoder(network) => network.parameters(),
             Network::Coca(network) => network.parameters(),
+            Network::Albef(network) => network.parameters(),
         }
     }
 
-    /// All parameters, to load values into.
-    pub fn parameters_mut(&mut self) -> &mut Parameters {
+    /// What a checkpoint holds beside the parameters, and of how many numbers it is.
+    pub fn untrained(&self) -> Vec<(&'static str, usize)> {
         match self {
-            Network::DualEncoder(network) => network.parameters_mut(),
-            Network::Coca(network) => network.parameters_mut(),
+            Network::DualEncoder(_) | Network::Coca(_) => Vec::new(),
+            Network::Albef(network) => network.untrained(),
+        }
+    }
+
+    /// Everything that a checkpoint must hold, by name: the parameters, and what follows them without a gradient.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        match self {
+            Network::DualEncoder(_) | Network::Coca(_) => {
+                self.parameters().iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect()
+            }
+            Network::Albef(network) => network.state(),
+        }
+    }
+
+    /// Takes over a state.
+    ///
+    /// # Errors
+    ///
+    /// Every difference in names, shapes and kinds, and nothing has been copied then; or what is impossible in what
+    /// follows the parameters.
+    pub fn load_state(&mut self, source: &BTreeMap<String, Tensor>) -> Result<(), Vec<String>> {
+        match self {
+            Network::DualEncoder(network) => network.parameters_mut().load(source),
+            Network::Coca(network) => network.parameters_mut().load(source),
+            Network::Albef(network) => network.load_state(source),
         }
     }
 
@@ -72,6 +119,7 @@ impl Network {
         match self {
             Network::DualEncoder(network) => network.logit_scale(),
             Network::Coca(network) => network.logit_scale(),
+            Network::Albef(network) => network.logit_scale(),
         }
     }
 
@@ -81,15 +129,16 @@ impl Network {
             Network::DualEncoder(network) => {
                 network.learned_scalars().map(|scalar| (scalar.name(), network.scalar(scalar))).collect()
             }
-            Network::Coca(_) => Vec::new(),
+            Network::Coca(_) | Network::Albef(_) => Vec::new(),
         }
     }
 
-    /// What is due after each update of the parameters: inverse temperatures are clamped.
+    /// What is due after each update of the parameters: inverse temperatures are clamped, momentum copies moved.
     pub fn after_update(&mut self) {
         match self {
             Network::DualEncoder(network) => network.clamp_logit_scales(),
             Network::Coca(network) => network.clamp_logit_scale(),
+            Network::Albef(network) => network.after_update(),
         }
     }
 
@@ -97,6 +146,7 @@ impl Network {
         match self {
             Network::DualEncoder(network) => network,
             Network::Coca(network) => network,
+            Network::Albef(network) => network.as_ref(),
         }
     }
 }
@@ -116,5 +166,9 @@ impl Encoder for Network {
 
     fn region_encoder(&self) -> Option<&dyn RegionEncoder> {
         self.encoder().region_encoder()
+    }
+
+    fn matcher(&self) -> Option<&dyn Matcher> {
+        self.encoder().matcher()
     }
 }

@@ -71,7 +71,9 @@ fn write(temporary: &Path, network: &Network, optimizer: &AdamW, state: &Checkpo
     }
     std::fs::create_dir_all(temporary).map_err(|error| Error::io(temporary, error))?;
     let metadata = || HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    weights::save(&temporary.join(MODEL), network.parameters().iter(), metadata())?;
+    let tensors = network.state();
+    let tensors = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    weights::save(&temporary.join(MODEL), tensors, metadata())?;
     let moments = optimizer.state();
     let moments = moments.iter().map(|(name, tensor)| (name.as_str(), tensor));
     weights::save(&temporary.join(OPTIMIZER), moments, metadata())?;
@@ -191,7 +193,7 @@ pub fn load_state(checkpoint: &Path) -> Result<CheckpointState, Error> {
     serde_json::from_value(value).map_err(|error| bad(error.to_string()))
 }
 
-/// Loads a checkpoint's weights into `network`.
+/// Loads a checkpoint's weights, and what follows them without a gradient, into `network`.
 ///
 /// # Errors
 ///
@@ -199,7 +201,7 @@ pub fn load_state(checkpoint: &Path) -> Result<CheckpointState, Error> {
 pub fn load_model(checkpoint: &Path, network: &mut Network) -> Result<(), Error> {
     let path = checkpoint.join(MODEL);
     let tensors = weights::load(&path)?;
-    network.parameters_mut().load(&tensors).map_err(|differences| Error::Mismatch { path, differences })
+    network.load_state(&tensors).map_err(|differences| Error::Mismatch { path, differences })
 }
 
 /// Loads weights and optimizer state, after checking that both fit.

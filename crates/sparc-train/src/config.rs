@@ -8,7 +8,7 @@ use sparc_data::source::Patience;
 use sparc_data::transform::{Augmentation, ResizeMode};
 use sparc_data::{CaptionChoice, DataSpec, LastBatch, RegionSettings};
 use sparc_models::ModelSize;
-use sparc_models::networks::{CaptionerConfig, SpecialTokens};
+use sparc_models::networks::{CaptionerConfig, FusionConfig, SpecialTokens};
 use sparc_models::vit::VitConfig;
 
 use crate::error::Error;
@@ -60,6 +60,9 @@ pub struct ModelConfig {
     /// two towers alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captioner: Option<CaptionerConfig>,
+    /// A fusion encoder beside the towers, for objectives that match pairs. Absent, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<FusionConfig>,
 }
 
 /// The text tower; its vocabulary is the tokenizer's.

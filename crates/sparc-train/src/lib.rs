@@ -7,6 +7,8 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod evaluation;
+pub mod features;
+pub mod matching;
 pub mod metrics_log;
 pub mod objective;
 pub mod optimizer;

@@ -1,6 +1,7 @@
 //! The objectives as configuration: what each needs from the network, and its value on a batch.
 
 use serde::{Deserialize, Serialize};
+use sparc_core::objectives::albef::AlbefConfig;
 use sparc_core::objectives::clip::{ClipInputs, clip_loss};
 use sparc_core::objectives::cloc::{ClocConfig, ClocInputs, Grounding, cloc_loss};
 use sparc_core::objectives::coca::CocaConfig;
@@ -12,11 +13,13 @@ use sparc_core::objectives::siglip::{SiglipConfig, SiglipInputs, siglip_loss};
 use sparc_core::objectives::sparc::{LocalTemperature, SparcConfig, SparcInputs, sparc_loss};
 use sparc_core::objectives::sycoca::SycocaConfig;
 use sparc_core::tensor_math::without_padding;
-use sparc_core::{Batch, Encoder, Gathered, ImageFeatures, LossTerms, PairScore, PatchPath, RegionBatch, TextFeatures};
+use sparc_core::{Gathered, LossTerms, PairScore};
 use sparc_models::heads::{HeadsConfig, LearnedScalar};
 use sparc_models::networks::DualEncoder;
-use sparc_models::vit::TowerOutput;
 use tch::{Kind, Tensor};
+
+use crate::features::Features;
+use crate::matching::NasObjective;
 
 /// The objectives, one key each: `objective: {sparc: {…}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +45,10 @@ pub enum Objective {
     Coca(CocaConfig),
     /// SyCoCa: CoCa with attentive masks and text-guided masked image modelling.
     Sycoca(SycocaConfig),
+    /// ALBEF's contrast with momentum, matching and masked words.
+    Albef(AlbefConfig),
+    /// NAS: ALBEF with a visual dictionary and edited negatives.
+    Nas(NasObjective),
     /// Several, weighed and added: `sum: [{weight: 1, objective: {clip: {}}}, …]`.
     Sum(Vec<Weighted>),
 }
@@ -82,6 +89,8 @@ impl Objective {
             Objective::Cloc(_) => "cloc",
             Objective::Coca(_) => "coca",
             Objective::Sycoca(_) => "sycoca",
+            Objective::Albef(_) => "albef",
+            Objective::Nas(_) => "nas",
             Objective::Sum(_) => "sum",
         }
     }
@@ -103,6 +112,8 @@ impl Objective {
             Objective::Cloc(config) => config.validate(),
             Objective::Coca(config) => config.validate(),
             Objective::Sycoca(config) => config.validate(),
+            Objective::Albef(config) => config.validate(),
+            Objective::Nas(config) => config.validate(),
             Objective::Sum(parts) => return validate_sum(parts),
         };
         checked.map_err(|reason| format!("{}.{reason}", self.stem()))
@@ -125,7 +136,12 @@ impl Objective {
         };
         for part in self.parts() {
             match part {
-                Objective::Clip(_) | Objective::Coca(_) | Objective::Sycoca(_) | Objective::Sum(_) => {}
+                Objective::Clip(_)
+                | Objective::Coca(_)
+                | Objective::Sycoca(_)
+                | Objective::Albef(_)
+                | Objective::Nas(_)
+                | Objective::Sum(_) => {}
                 Objective::Siglip(config) => heads.scalars.extend([
                     (LearnedScalar::SiglipLogitScale, config.logit_scale_init),
                     (LearnedScalar::SiglipLogitBias, config.logit_bias_init),
@@ -180,6 +196,11 @@ impl Objective {
         matches!(self, Objective::Coca(_) | Objective::Sycoca(_))
     }
 
+    /// Whether it trains a fusion encoder that matches pairs.
+    pub fn is_matcher(&self) -> bool {
+        matches!(self, Objective::Albef(_) | Objective::Nas(_))
+    }
+
     /// What retrieval and classification compare: what the objective contrasts.
     pub fn pair_score(&self) -> PairScore {
         match self {
@@ -197,6 +218,8 @@ impl Objective {
             | Objective::Cloc(_)
             | Objective::Coca(_)
             | Objective::Sycoca(_)
+            | Objective::Albef(_)
+            | Objective::Nas(_)
             | Objective::Sum(_) => PairScore::Pooled,
         }
     }
@@ -211,6 +234,8 @@ impl Objective {
             Objective::Sparc(config) => config.lambda_global > 0.0,
             Objective::Coca(config) => config.lambda_contrastive > 0.0,
             Objective::Sycoca(config) => config.lambda_contrastive > 0.0,
+            Objective::Albef(config) => config.lambda_contrast > 0.0,
+            Objective::Nas(config) => config.albef.lambda_contrast > 0.0,
             Objective::Sum(parts) => parts.iter().any(|part| part.objective.trains_pooled()),
         }
     }
@@ -219,8 +244,8 @@ impl Objective {
     ///
     /// # Panics
     ///
-    /// If the network was not built with [`Objective::heads`], or the objective trains a captioner: the plan refuses
-    /// both.
+    /// If the network was not built with [`Objective::heads`], or the objective trains one of another kind: the plan
+    /// refuses both.
     pub fn loss(&self, network: &DualEncoder, features: &Features, updates: u64) -> LossTerms {
         match self {
             Objective::Clip(_) => clip(network, features),
@@ -231,7 +256,9 @@ impl Objective {
             Objective::Mgca(config) => mgca(network, features, config, updates),
             Objective::Sparc(config) => sparc(network, features, config),
             Objective::Cloc(config) => cloc(network, features, config, updates),
-            Objective::Coca(_) | Objective::Sycoca(_) => panic!("{} trains a captioner", self.stem()),
+            Objective::Coca(_) | Objective::Sycoca(_) | Objective::Albef(_) | Objective::Nas(_) => {
+                panic!("{} trains a network of its own", self.stem())
+            }
             Objective::Sum(parts) => LossTerms::sum(
                 parts
                     .iter()
@@ -251,7 +278,7 @@ fn validate_sum(parts: &[Weighted]) -> Result<(), String> {
         if matches!(part.objective, Objective::Sum(_)) {
             return Err(format!("sum[{index}]: a sum inside a sum; list its parts here"));
         }
-        if part.objective.is_captioner() {
+        if part.objective.is_captioner() || part.objective.is_matcher() {
             return Err(format!("sum[{index}]: {stem} trains a network of its own and cannot be a part of a sum"));
         }
         if !(part.weight.is_finite() && part.weight > 0.0) {
@@ -263,69 +290,6 @@ fn validate_sum(parts: &[Weighted]) -> Result<(), String> {
         part.objective.validate().map_err(|reason| format!("sum[{index}].objective.{reason}"))?;
     }
     Ok(())
-}
-
-/// A batch's embeddings.
-#[derive(Debug)]
-pub struct Features {
-    /// Images, patches along the local path.
-    pub image: ImageFeatures,
-    /// Captions.
-    pub text: TextFeatures,
-    /// Regions, if the objective learns from them.
-    pub regions: Option<RegionFeatures>,
-}
-
-impl Features {
-    /// Encodes a batch: every image once, and every distinct phrase once, whatever the objective reads.
-    ///
-    /// # Panics
-    ///
-    /// If the objective learns from regions and the batch has none, or the network no region head.
-    pub fn new(network: &DualEncoder, objective: &Objective, batch: &Batch) -> Features {
-        let tower = network.encode_tower(&batch.images_bchw);
-        let regions = objective.learns_from_regions().then(|| {
-            let regions = batch.regions.as_ref().expect("a batch with regions: the plan asks for them");
-            RegionFeatures::new(network, &tower, regions)
-        });
-        Features {
-            image: network.image_features(&tower, PatchPath::Local),
-            text: network.encode_text(&batch.text),
-            regions,
-        }
-    }
-}
-
-/// Embeddings of a batch's regions, in its slots.
-#[derive(Debug)]
-pub struct RegionFeatures {
-    /// Of boxes, `[B, M, D]`.
-    pub regions_bmd: Tensor,
-    /// Of phrases, `[B, M, D]`.
-    pub phrases_bmd: Tensor,
-    /// Boxes of the annotation, `[B, M, 4]`.
-    pub boxes_bm4: Tensor,
-    /// Boxes predicted from the phrases, `[B, M, 4]`, if the network grounds.
-    pub predicted_bm4: Option<Tensor>,
-    /// True where a slot holds a region, `[B, M]`, `bool`.
-    pub valid_bm: Tensor,
-}
-
-impl RegionFeatures {
-    fn new(network: &DualEncoder, tower: &TowerOutput, regions: &RegionBatch) -> RegionFeatures {
-        let RegionBatch { boxes_bm4, phrases, phrase_of_slot_bm, valid_bm } = regions;
-        let phrases_ud = network.encode_text(phrases).pooled_bd;
-        let (b, m) = valid_bm.size2().expect("slots are [B, M]");
-        let phrases_bmd = phrases_ud.index_select(0, &phrase_of_slot_bm.view([-1])).view([b, m, -1]);
-        let view = network.regions(tower).expect("a network built with a region head");
-        RegionFeatures {
-            regions_bmd: view.embed(boxes_bm4, valid_bm),
-            predicted_bm4: view.predict_boxes(&phrases_bmd, valid_bm),
-            phrases_bmd,
-            boxes_bm4: boxes_bm4.shallow_clone(),
-            valid_bm: valid_bm.shallow_clone(),
-        }
-    }
 }
 
 /// The network's inverse temperature, or the objective's own.

@@ -54,6 +54,8 @@ fn pair_logits(objective: &Objective, network: &Network) -> PairLogits {
         | Objective::Sparc(_)
         | Objective::Cloc(_)
         | Objective::Coca(_)
-        | Objective::Sycoca(_) => scaled(towers.logit_scale()),
+        | Objective::Sycoca(_)
+        | Objective::Albef(_)
+        | Objective::Nas(_) => scaled(towers.logit_scale()),
     }
 }

@@ -1,15 +1,17 @@
 //! From configuration to plan: every cross-field check in one place, before anything is built.
 
 use serde::{Deserialize, Serialize};
+use sparc_core::objectives::albef::MaskingVocabulary;
 use sparc_data::source::Source;
 use sparc_data::{Columns, DataSet, DataSpec, LoaderConfig, Preparation, Share, TextTokenizer, Tokenizers};
-use sparc_models::networks::{CocaConfig, DualEncoderConfig, NetworkConfig};
+use sparc_models::networks::{AlbefConfig, CocaConfig, DualEncoderConfig, Network, NetworkConfig};
 use sparc_models::text::TextConfig;
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::captioners;
 use crate::config::RunConfig;
 use crate::error::Error;
+use crate::matching;
 
 /// A configuration with everything that follows from it. Printed and saved before step 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Resolved {
     pub vocab_size: i64,
     /// Hash of the tokenizer's file.
     pub tokenizer_fingerprint: String,
+    /// The ids that masked words need, of an objective that masks any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masking: Option<MaskingVocabulary>,
     /// Patches of an image.
     pub n_patches: i64,
     /// Image-text pairs that the run will see.
@@ -73,11 +78,18 @@ impl RunPlan {
         let tokenizer = TextTokenizer::from_file(&config.data.tokenizer, config.model.text.context_length as usize)?;
         Tokenizers::new(tokenizer.clone(), config.data.regions)
             .map_err(|reason| Error::Plan(format!("data.regions.context_length: {reason}")))?;
+        let masking = config.objective.is_matcher().then(|| tokenizer.masking()).transpose().map_err(|reason| {
+            let (objective, file) = (config.objective.name(), config.data.tokenizer.display());
+            Error::Plan(format!(
+                "data.tokenizer: objective {objective} masks words, and {file} cannot serve it: {reason}"
+            ))
+        })?;
         let resolved = Resolved {
             shards: data.into_iter().flat_map(|set| set.sources).collect(),
             sets,
             vocab_size: tokenizer.vocab_size() as i64,
             tokenizer_fingerprint: tokenizer.fingerprint().to_owned(),
+            masking,
             n_patches: config.model.image.grid().len(),
             samples_to_see: config.train.steps * config.train.batch_size as u64,
             compute: "cpu, f32: no accelerator is used by this build".into(),
@@ -101,8 +113,8 @@ impl RunPlan {
             context_length: model.text.context_length,
             vocab_size: self.resolved.vocab_size,
         };
-        match model.captioner {
-            None => NetworkConfig::DualEncoder(DualEncoderConfig {
+        match (model.captioner, model.fusion) {
+            (None, None) => NetworkConfig::DualEncoder(DualEncoderConfig {
                 image: model.image,
                 text,
                 embed_dim: model.embed_dim,
@@ -113,7 +125,24 @@ impl RunPlan {
                 logit_scale_max: model.logit_scale_max,
                 heads: self.config.objective.heads(model.logit_scale_init),
             }),
-            Some(captioner) => NetworkConfig::Coca(CocaConfig {
+            (None, Some(fusion)) => {
+                let (albef, visual_tokens) = matching::settings(&self.config.objective);
+                NetworkConfig::Albef(AlbefConfig {
+                    image: model.image,
+                    text,
+                    embed_dim: model.embed_dim,
+                    adapter_bias: model.adapter_bias,
+                    special_tokens: model.special_tokens,
+                    logit_scale_init: model.logit_scale_init,
+                    logit_scale_max: model.logit_scale_max,
+                    fusion,
+                    momentum: albef.momentum,
+                    queue_size: albef.queue_size,
+                    masking: self.resolved.masking.expect("a plan of an objective that masks words"),
+                    visual_tokens,
+                })
+            }
+            (Some(captioner), _) => NetworkConfig::Coca(CocaConfig {
                 image: model.image,
                 text,
                 embed_dim: model.embed_dim,
@@ -183,6 +212,17 @@ impl RunPlan {
     pub fn to_yaml(&self) -> String {
         let value = serde_json::to_value(self).expect("plans are plain data");
         serde_yaml::to_string(&value).expect("JSON values are YAML values")
+    }
+
+    /// How many numbers the network learns, and what it keeps beside them: comments of YAML, a line each.
+    pub fn sizes(&self) -> String {
+        let network = Network::blank(self.network(), Kind::Float, self.device());
+        let trained = format!("# trained: {} parameters\n", network.parameters().count());
+        let untrained = network
+            .untrained()
+            .into_iter()
+            .map(|(name, count)| format!("# not trained, under `{name}` in checkpoints: {count} numbers\n"));
+        std::iter::once(trained).chain(untrained).collect()
     }
 
     /// What differs from `other` in a way that would change the course of training: a run may only
@@ -291,5 +331,6 @@ fn check(config: &RunConfig) -> Result<(), String> {
     model.image.validate().map_err(|reason| format!("model.image: {reason}"))?;
     config.optimizer.validate(train.steps)?;
     config.objective.validate().map_err(|reason| format!("objective.{reason}"))?;
-    captioners::check(config)
+    captioners::check(config)?;
+    matching::check(config)
 }

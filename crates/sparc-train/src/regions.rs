@@ -109,7 +109,7 @@ impl Trained {
     pub fn predicts_boxes(&self) -> bool {
         match &self.network {
             Network::DualEncoder(network) => network.config().heads.grounding,
-            Network::Coca(_) => false,
+            Network::Coca(_) | Network::Albef(_) => false,
         }
     }
 

@@ -1,12 +1,14 @@
 //! One training step: a function of its arguments.
 
 use sparc_core::{Batch, LossTerms};
-use sparc_models::networks::Network;
+use sparc_models::networks::{Network, Seen};
 use tch::Tensor;
 
 use crate::captioners;
 use crate::error::Error;
-use crate::objective::{Features, Objective};
+use crate::features::Features;
+use crate::matching;
+use crate::objective::Objective;
 use crate::optimizer::AdamW;
 
 /// Numbers of one step, in the order they are logged.
@@ -23,7 +25,7 @@ impl StepMetrics {
     }
 }
 
-/// Forward, backward, update, clamp. `seed` is the run's.
+/// Forward, backward, update, clamp; then what follows the parameters without a gradient. `seed` is the run's.
 ///
 /// # Errors
 ///
@@ -38,7 +40,10 @@ pub fn step(
 ) -> Result<StepMetrics, Error> {
     let number = optimizer.updates() + 1;
     let not_finite = |what| Error::NotFinite { step: number, what, keys: batch.keys.clone() };
-    let terms = loss(network, objective, batch, Moment { seed, updates: optimizer.updates() });
+    if let Network::Albef(network) = network {
+        network.start_dictionary(&batch.images_bchw, seed);
+    }
+    let (terms, seen) = loss(network, objective, batch, Moment { seed, updates: optimizer.updates() });
     let total = terms.total.double_value(&[]);
     if !total.is_finite() {
         return Err(not_finite("the loss"));
@@ -55,12 +60,14 @@ pub fn step(
         return Err(not_finite("the gradient"));
     }
     network.after_update();
+    let restarts = follow(network, seen, seed);
     let scalar = |tensor: &Tensor| tensor.double_value(&[]);
     let mut values = vec![("loss".to_owned(), total)];
     values.extend(terms.terms.iter().map(|term| (format!("loss_{}", term.name), scalar(&term.value))));
     values.extend(terms.diagnostics.iter().map(|(name, value)| (name.to_string(), scalar(value))));
     values.push(("logit_scale".into(), logit_scale));
     values.extend(learned);
+    values.extend(restarts.map(|n| ("dictionary_restarts".to_owned(), n as f64)));
     values.push(("grad_norm".into(), grad_norm));
     values.push(("learning_rate".into(), learning_rate));
     Ok(StepMetrics { values })
@@ -75,16 +82,31 @@ pub struct Moment {
     pub updates: u64,
 }
 
-/// The objective's value on a batch.
+/// The number of codes that started anew, of a network with a dictionary.
+fn follow(network: &mut Network, seen: Option<Seen>, seed: u64) -> Option<usize> {
+    match (network, seen) {
+        (Network::Albef(network), Some(seen)) => {
+            let restarts = network.follow(&seen, seed);
+            network.dictionary().map(|_| restarts)
+        }
+        _ => None,
+    }
+}
+
+/// The objective's value on a batch, and what the network is to follow after the update.
 ///
 /// # Panics
 ///
 /// If the network is not of the objective's kind, which the plan refuses.
-pub fn loss(network: &Network, objective: &Objective, batch: &Batch, moment: Moment) -> LossTerms {
+pub fn loss(network: &Network, objective: &Objective, batch: &Batch, moment: Moment) -> (LossTerms, Option<Seen>) {
     match network {
         Network::DualEncoder(network) => {
-            objective.loss(network, &Features::new(network, objective, batch), moment.updates)
+            (objective.loss(network, &Features::new(network, objective, batch), moment.updates), None)
         }
-        Network::Coca(network) => captioners::loss(network, objective, batch, moment),
+        Network::Coca(network) => (captioners::loss(network, objective, batch, moment), None),
+        Network::Albef(network) => {
+            let (terms, seen) = matching::loss(network, objective, batch, moment);
+            (terms, Some(seen))
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use sparc_data::DataSpec;
-use sparc_train::captioners;
 use sparc_train::config::RunConfig;
+use sparc_train::objective::Objective;
+use sparc_train::{captioners, matching};
 
 fn configs(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -32,6 +33,7 @@ fn every_config_parses() {
         config.optimizer.validate(config.train.steps).unwrap();
         config.model.image.validate().unwrap();
         captioners::check(&config).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
+        matching::check(&config).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
     }
 }
 
@@ -93,6 +95,33 @@ fn ablations_of_cloc_differ_by_what_they_leave_out() {
             *theirs = ours.clone();
         }
         assert_eq!(ablation, whole, "{name}");
+    }
+}
+
+/// NAS is ALBEF with negatives; and ALBEF has the towers, the data and the steps of the captioners.
+#[test]
+fn the_matchers_differ_by_their_objective_alone() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(folder.join(path)).unwrap();
+        RunConfig::parse(&text, &[], &|_| Some("data".into())).unwrap()
+    };
+    for name in ["shapes_nano", "photos_nano", "pretrain_4m"] {
+        let (albef, nas) = (read(&format!("albef/{name}.yaml")), read(&format!("nas/{name}.yaml")));
+        let Objective::Nas(with_negatives) = &nas.objective else { panic!("{:?}", nas.objective) };
+        assert_eq!(Objective::Albef(with_negatives.albef), albef.objective, "{name}");
+        let same = RunConfig { output: albef.output.clone(), objective: albef.objective.clone(), ..nas };
+        assert_eq!(same, albef, "{name}");
+        if name == "pretrain_4m" {
+            continue;
+        }
+        let coca = read(&format!("coca/{name}.yaml"));
+        let mut model = albef.model;
+        (model.captioner, model.fusion, model.adapter_bias) = (coca.model.captioner, None, coca.model.adapter_bias);
+        let mut data = albef.data.clone();
+        data.tokenizer = coca.data.tokenizer.clone();
+        let same = RunConfig { output: coca.output.clone(), objective: coca.objective.clone(), model, data, ..albef };
+        assert_eq!(same, coca, "{name}");
     }
 }
 

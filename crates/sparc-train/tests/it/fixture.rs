@@ -36,6 +36,12 @@ impl Fixture {
         fixture
     }
 
+    /// Makes `tokenizer_mask.json`: the tokenizer with a mask token, for objectives that mask words.
+    pub fn add_mask_tokenizer(&self) {
+        let arguments = ["tokenizer", "train", "--data", "data/train-*.tar", "--out", "tokenizer_mask.json"];
+        self.succeed(&[&arguments[..], &["--vocab-size", "200", "--mask-token"]].concat());
+    }
+
     /// A path inside the folder.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)

@@ -93,6 +93,50 @@ const CAPTIONERS: [(&[&str], &str); 4] = [
     ),
 ];
 
+/// What makes a network that matches pairs of the example's.
+pub const MATCHER: [&str; 6] = [
+    "data.tokenizer=tokenizer_mask.json",
+    "model.image={size: pico, patch_size: 8, image_size: 32, pool: cls}",
+    "model.text.size=pico",
+    "model.dense_layer=false",
+    "model.fusion={layers: 2}",
+    "train.batch_size=6",
+];
+
+const ALBEF: &str = "objective={albef: {lambda_contrast: 1.0, lambda_matching: 1.0, lambda_language: 1.0, \
+    distillation: 0.4, distillation_warmup_steps: 4, momentum: 0.9, queue_size: 10, positives: same_image, \
+    masked_share: 0.3}}";
+
+/// NAS with everything there is to draw.
+pub const NAS: &str = "objective={nas: {albef: {lambda_contrast: 1.0, lambda_matching: 1.0, lambda_language: 1.0, \
+    distillation: 0.4, distillation_warmup_steps: 4, momentum: 0.9, queue_size: 10, positives: pair, \
+    masked_share: 0.3}, dictionary: {codes: 12, decay: 0.8, epsilon: 1.0e-5, dead_below: 0.5, restart_after_steps: 2}, \
+    negatives: {tokens: gated, class_token: keep, score_space: projected, score: sum, replaced_share: 0.2, \
+    replacement: {nearest_other: {neighbours: 4}}, edited_term: {separate: {weight: 1.0}}, contrast_edited: true, \
+    text_negatives: swap, start: {perplexity: {share: 0.1}}}}}";
+
+/// ALBEF and NAS, each as the settings that differ, with a term that they must log.
+const MATCHERS: [(&[&str], &str); 4] = [
+    (&[ALBEF], "matching_positive_recall"),
+    (&[NAS], "dictionary_perplexity"),
+    (
+        &[
+            NAS,
+            "objective.nas.negatives.tokens=quantised",
+            "objective.nas.negatives.class_token=drop",
+            "objective.nas.negatives.score_space=raw",
+            "objective.nas.negatives.score=product_of_softmaxes",
+            "objective.nas.negatives.replacement=other_image",
+            "objective.nas.negatives.edited_term=in_mean",
+            "objective.nas.negatives.contrast_edited=false",
+            "objective.nas.negatives.text_negatives={substitute: {skipped: 2}}",
+            "objective.nas.negatives.start={step: {step: 0}}",
+        ],
+        "edited_recall",
+    ),
+    (&[NAS, "objective.nas.albef.queue_size=0", "objective.nas.negatives.replacement=random"], "dictionary_restarts"),
+];
+
 #[test]
 fn every_objective_trains_and_resumes() {
     let fixture = Fixture::new();
@@ -111,6 +155,62 @@ fn every_captioner_trains_and_resumes() {
     for (index, (settings, term)) in CAPTIONERS.into_iter().enumerate() {
         trains_and_resumes(&fixture, &format!("captioner-{index}"), &[&CAPTIONER[..], settings].concat(), term);
     }
+}
+
+#[test]
+fn every_matcher_trains_and_resumes() {
+    let fixture = Fixture::new();
+    fixture.add_mask_tokenizer();
+    for (index, (settings, term)) in MATCHERS.into_iter().enumerate() {
+        trains_and_resumes(&fixture, &format!("matcher-{index}"), &[&MATCHER[..], settings].concat(), term);
+    }
+    // Edits wait for the dictionary, which has seen nothing before the first step.
+    let log = fixture.log("whole-matcher-1");
+    assert!(!log[0].contains("loss_edited") && log[5].contains("loss_edited"), "{log:?}");
+}
+
+#[test]
+fn matchers_that_do_not_fit_are_refused_and_plans_tell_what_is_not_trained() {
+    let fixture = Fixture::new();
+    fixture.add_mask_tokenizer();
+    let arguments = |settings: &[&str]| {
+        let settings = MATCHER.iter().chain(settings).flat_map(|setting| ["--set", *setting]);
+        ["plan", "run.yaml"].into_iter().chain(settings).map(String::from).collect::<Vec<_>>()
+    };
+    let run = |settings: &[&str]| fixture.fail(&arguments(settings).iter().map(String::as_str).collect::<Vec<_>>());
+    for (message, expected) in [
+        (run(&[]), "model.fusion: objective.sparc has no use for a fusion encoder"),
+        (
+            run(&[ALBEF, "model.fusion=null"]),
+            "objective.albef trains a fusion encoder: give its size with model.fusion",
+        ),
+        (run(&[ALBEF, "model.fusion.layers=0"]), "fusion.layers must be at least 1"),
+        (run(&[ALBEF, "model.dense_layer=true"]), "model.dense_layer must be false"),
+        (run(&[ALBEF, "model.image.pool=average"]), "model.image.pool must be cls"),
+        (run(&[ALBEF, "objective.albef.momentum=1.5"]), "objective.albef.momentum must lie in [0, 1]"),
+        (run(&[ALBEF, "objective.albef.lamda_matching=1"]), "did you mean `lambda_matching`?"),
+        (run(&[NAS, "objective.nas.dictionary.codes=1"]), "objective.nas.dictionary.codes must be at least 2"),
+        (run(&[NAS, "objective.nas.negatives.replaced_share=0"]), "objective.nas.negatives.replaced_share must lie"),
+        (run(&[NAS, "objective.nas.negatives.start={perplexity: {shar: 1}}"]), "did you mean `share`?"),
+        (
+            run(&[NAS, "objective.nas.negatives.score_space=raw", "model.text.size=ti"]),
+            "objective.nas.negatives.score_space: raw compares vectors of the towers, whose widths 128 and 192 differ",
+        ),
+        (
+            run(&[ALBEF, "data.tokenizer=tokenizer.json"]),
+            "tokenizer.json cannot serve it: it has no mask token (looked for [MASK] and <mask>); make one with",
+        ),
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+    let plan = fixture.succeed(&arguments(&[NAS]).iter().map(String::as_str).collect::<Vec<_>>());
+    let plan: Vec<&str> = plan.lines().collect();
+    let count = |line: &str| line.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let [.., trained, momentum, queue, dictionary] = plan[..] else { panic!("{plan:?}") };
+    assert!(trained.starts_with("# trained: ") && momentum.starts_with("# not trained, under `momentum`"), "{plan:?}");
+    // The copies lack the matching head and the temperature.
+    assert_eq!(count(trained) - count(momentum), 2 * 128 + 2 + 1);
+    assert_eq!((count(queue), count(dictionary)), (10 * (2 * 32 + 1) + 2, 12 * (2 * 128 + 2) + 2));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::fixture::Fixture;
+use crate::objectives::{MATCHER, NAS};
 
 const LONG: [&str; 4] = ["--set", "train.steps=20", "--set", "train.checkpoint_every=10"];
 
@@ -54,6 +55,30 @@ fn killed_and_resumed_is_the_uninterrupted_run() {
     // Resuming what is finished changes nothing.
     fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
     assert_eq!(fixture.log("run"), fixture.log("whole"));
+}
+
+/// With momentum copies, queues and a dictionary, whose state is in no parameter.
+#[test]
+fn a_killed_run_of_nas_resumes_with_all_its_state() {
+    let fixture = Fixture::new();
+    fixture.add_mask_tokenizer();
+    let settings: Vec<&str> = MATCHER.iter().chain(&[NAS]).flat_map(|setting| ["--set", *setting]).collect();
+    let arguments = [&["train", "run.yaml"], &LONG[..], &settings].concat();
+    fixture.succeed(&[&arguments[..], &["--set", "output=whole"]].concat());
+    let mut child = fixture.start(&arguments);
+    wait_for(|| fixture.path("run/latest").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!fixture.path("run/checkpoints/step_20").exists(), "the run was over before it was killed");
+    fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
+    assert_same_run(&fixture, "run", "whole");
+    // The state is under names of its own.
+    let path = fixture.path("run/checkpoints/step_20/model.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for name in ["momentum.fusion.norm.weight", "queue.next_and_filled", "dictionary.codes", "gate.gate.bias"] {
+        assert!(tensors.tensor(name).is_ok(), "{name}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Evaluation, inspection and the report on a run of a few steps.
 
 use crate::fixture::Fixture;
+use crate::objectives::{MATCHER, NAS};
 
 #[test]
 fn a_run_can_be_evaluated_inspected_and_reported() {
@@ -34,6 +35,25 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     );
     let camera = fixture.fail(&["inspect", "run", "--image", "run.yaml", "--text", "x"]);
     assert!(camera.contains("run.yaml cannot be decoded"), "{camera}");
+}
+
+/// By cosine, as every network; nothing that follows the parameters is in the way.
+#[test]
+fn a_matcher_is_evaluated_and_inspected() {
+    let fixture = Fixture::new();
+    fixture.add_mask_tokenizer();
+    let settings = MATCHER.iter().chain(&[NAS]).flat_map(|setting| ["--set", *setting]);
+    fixture.succeed(&["train", "run.yaml"].into_iter().chain(settings).collect::<Vec<_>>());
+    let eval = ["eval", "run", "--data", "data/test-*.tar", "--json", "out.json", "--task"];
+    fixture.succeed(&[&eval[..], &["retrieval,classification,segmentation,grounding"]].concat());
+    let results: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture.path("out.json")).unwrap()).unwrap();
+    for key in ["image_to_text_R@1", "zeroshot_acc1", "segmentation_mIoU", "grounding_pointing_accuracy"] {
+        assert!(results["metrics"][key].as_f64().is_some_and(|value| (0.0..=1.0).contains(&value)), "{key}: {results}");
+    }
+    std::fs::write(fixture.path("x.jpg"), fixture.first_jpeg("data/test-00000.tar")).unwrap();
+    fixture.succeed(&["inspect", "run", "--image", "x.jpg", "--text", "a red circle", "--out", "sheet.png"]);
+    let message = fixture.fail(&["caption", "run", "--data", "data/test-*.tar"]);
+    assert!(message.contains("run was trained with nas, which has no text decoder"), "{message}");
 }
 
 #[test]

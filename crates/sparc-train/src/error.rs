@@ -87,6 +87,17 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A visual dictionary is asked for where there is none.
+    #[error(
+        "{run}: a network trained with {objective} has no visual dictionary; give a run of nas (configs/nas)",
+        run = run.display()
+    )]
+    NoDictionary {
+        /// The run.
+        run: PathBuf,
+        /// What it was trained with.
+        objective: String,
+    },
     /// Captions cannot be made as asked for.
     #[error("captions: {0}")]
     Captions(String),

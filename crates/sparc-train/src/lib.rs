@@ -5,6 +5,7 @@ pub mod captioners;
 pub mod captioning;
 pub mod checkpoint;
 pub mod config;
+mod dictionary_view;
 mod error;
 pub mod evaluation;
 pub mod features;
@@ -20,4 +21,5 @@ pub mod run;
 pub mod step;
 
 pub use captioner_losses::{CaptionerLosses, MaskedView, masked_view};
+pub use dictionary_view::{CodePatches, EditedPatch, EditedView, edited_view, patches_of_codes};
 pub use error::Error;

@@ -95,6 +95,7 @@ mod tests {
         inspect checkpoint
         inspect image
         inspect text
+        inspect data
         inspect phrase
         inspect boxes
         inspect out

@@ -6,7 +6,7 @@ use sparc_core::objectives::albef::{
     AlbefConfig, ContrastInputs, HardNegatives, LanguageInputs, MatchingInputs, albef_loss, contrast, hard_negatives,
     language, mask_tokens, matching,
 };
-use sparc_core::objectives::nas::{NasConfig, ScoreSpace, VisualTokens, nas_loss};
+use sparc_core::objectives::nas::{Edit, NasConfig, ScoreSpace, TextNegatives, VisualTokens, nas_loss};
 use sparc_core::{Batch, Gathered, LossTerms, TextBatch, seed};
 use sparc_models::networks::{Albef, Encoders, ImageVectors, Seen, VisualTokensConfig};
 use sparc_models::visual_dictionary::DictionaryConfig;
@@ -173,6 +173,18 @@ pub fn loss(network: &Albef, objective: &Objective, batch: &Batch, moment: Momen
         patches: online.codes.map(|(index_bp, _)| (online.image.patches_bpw.detach(), index_bp)),
     };
     (terms, seen)
+}
+
+/// What a step would do to the images of a batch, whether edits have begun or not: how much each patch has to do with
+/// its pair `[B, P]`, and the edit.
+pub fn edited_images(network: &Albef, config: &NasObjective, batch: &Batch, moment: Moment) -> (Tensor, Edit) {
+    tch::no_grad(|| {
+        let draws = Draws { moment, n_rows: batch.len(), device: batch.images_bchw.device() };
+        let view = View::new(network, network.online(), batch);
+        let nas = NasConfig { text_negatives: TextNegatives::None, ..config.negatives };
+        let Edits { scores_bp, images, .. } = Edits::new(network, &nas, batch, (&view, &view), &draws);
+        (scores_bp, images)
+    })
 }
 
 /// Whether this step makes edits.

@@ -91,19 +91,19 @@ pub fn masking_sheet(sheet: &MaskingSheet) -> RgbImage {
 }
 
 /// Scores less the lowest: what a heatmap, which starts at 0, can show.
-fn above_lowest(scores: &[f32]) -> Vec<f32> {
+pub(super) fn above_lowest(scores: &[f32]) -> Vec<f32> {
     let lowest = scores.iter().copied().fold(f32::INFINITY, f32::min);
     scores.iter().map(|score| score - lowest).collect()
 }
 
-fn range(scores: &[f32]) -> String {
+pub(super) fn range(scores: &[f32]) -> String {
     let lowest = scores.iter().copied().fold(f32::INFINITY, f32::min);
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     format!("cosines {lowest:.2} to {highest:.2}")
 }
 
 /// The image with these patches covered.
-fn hide(image: &RgbImage, patches: &[usize], (rows, columns): (usize, usize)) -> RgbImage {
+pub(super) fn hide(image: &RgbImage, patches: &[usize], (rows, columns): (usize, usize)) -> RgbImage {
     assert!(patches.iter().all(|&patch| patch < rows * columns), "a hidden patch is not on the grid");
     let (width, height) = image.dimensions();
     let mut covered = vec![false; rows * columns];

@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use image::RgbImage;
+use sparc_data::EvalSet;
 use sparc_data::pixels::denormalize;
+use sparc_data::shards::expand_shards;
 use sparc_eval::draw::{
-    AlignmentSheet, MaskingSheet, RegionSheet, TokenHeatmap, alignment_sheet, masking_sheet, region_sheet,
+    AlignmentSheet, CodeRow, CodeSheet, EditedPair, MaskingSheet, RegionSheet, TokenHeatmap, alignment_sheet,
+    code_sheet, masking_sheet, region_sheet,
 };
 use sparc_train::evaluation::Trained;
-use sparc_train::masked_view;
 use sparc_train::objective::Objective;
 use sparc_train::regions::Seen;
+use sparc_train::{CodePatches, edited_view, masked_view, patches_of_codes};
 use tch::Tensor;
 
 use super::embed::read_image;
@@ -22,11 +25,14 @@ pub struct InspectArguments {
     /// A run (its newest checkpoint is taken) or a checkpoint
     checkpoint: PathBuf,
     /// A JPEG, PNG or WebP
-    #[arg(long)]
-    image: PathBuf,
-    /// The text whose tokens are grounded
-    #[arg(long, required_unless_present = "phrase", conflicts_with = "phrase")]
+    #[arg(long, required_unless_present = "data")]
+    image: Option<PathBuf>,
+    /// The text whose tokens are grounded; of NAS, the text of the pair that is edited
+    #[arg(long, required_unless_present_any = ["phrase", "data"], conflicts_with = "phrase")]
     text: Option<String>,
+    /// Of NAS: shards whose patches stand for the codes. Without an image, the most used codes are drawn
+    #[arg(long, conflicts_with = "phrase")]
+    data: Option<String>,
     /// Of a network that embeds regions: a phrase to find and to compare boxes with (repeatable)
     #[arg(long)]
     phrase: Vec<String>,
@@ -40,12 +46,19 @@ pub struct InspectArguments {
 
 pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let trained = Trained::load(&arguments.checkpoint)?;
-    let seen = trained.see(read_image(&arguments.image)?);
+    let seen = arguments.image.as_ref().map(|image| read_image(image).map(|image| trained.see(image))).transpose()?;
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
-    let sheet = match (&arguments.text, &trained.plan.config.objective) {
-        (Some(text), Objective::Sycoca(_)) => masks(&trained, seen.pixels, &seen.input_chw, text, title)?,
-        (Some(text), _) => alignment(&trained, seen, text, title),
-        (None, _) => regions(&trained, seen, arguments, title)?,
+    let data = arguments.data.as_deref();
+    let sheet = match (seen, &arguments.text, &trained.plan.config.objective) {
+        (None, None, _) => codes(&trained, data.unwrap_or_default(), title)?,
+        (Some(seen), Some(text), objective) if data.is_some() || matches!(objective, Objective::Nas(_)) => {
+            edit(&trained, seen, text, data, title)?
+        }
+        (Some(seen), Some(text), Objective::Sycoca(_)) => masks(&trained, seen.pixels, &seen.input_chw, text, title)?,
+        (Some(seen), Some(text), _) => alignment(&trained, seen, text, title),
+        (Some(seen), None, _) if !arguments.phrase.is_empty() => regions(&trained, seen, arguments, title)?,
+        (Some(_), None, _) => bail!("--image with --data needs the --text of the pair"),
+        (None, Some(_), _) => bail!("--text needs the --image of the pair"),
     };
     save_png(&sheet, &arguments.out)?;
     println!("{}", arguments.out.display());
@@ -62,6 +75,57 @@ fn alignment(trained: &Trained, seen: Seen, text: &str, title: String) -> RgbIma
         tokens: alignment.tokens.into_iter().map(|(piece, weights)| TokenHeatmap { piece, weights }).collect(),
         title,
     })
+}
+
+/// Patches drawn for a code.
+const PATCHES_OF_A_CODE: usize = 8;
+/// Codes drawn.
+const CODES: usize = 32;
+/// Images whose patches are looked at.
+const IMAGES: usize = 512;
+
+fn look_at(trained: &Trained, data: &str) -> anyhow::Result<Vec<CodePatches>> {
+    let config = &trained.plan.config;
+    let set = EvalSet::new(expand_shards(data)?, config.model.image.image_size as u32, config.data.resize);
+    Ok(patches_of_codes(trained, set.take(IMAGES), PATCHES_OF_A_CODE)?)
+}
+
+/// The most used codes of a dictionary, as the patches nearest to them.
+fn codes(trained: &Trained, data: &str, title: String) -> anyhow::Result<RgbImage> {
+    let codes = look_at(trained, data)?;
+    let title = format!("{title}: {} codes in use; share of the patches, and the nearest ones", codes.len());
+    let row = |code: CodePatches| CodeRow {
+        label: format!("code {}, {:.1} %", code.code, 100.0 * code.share),
+        patches: code.nearest,
+        becomes: Vec::new(),
+    };
+    Ok(code_sheet(&CodeSheet { title, pair: None, rows: codes.into_iter().take(CODES).map(row).collect() }))
+}
+
+/// Which patches of a pair are replaced, and by which codes.
+fn edit(trained: &Trained, seen: Seen, text: &str, data: Option<&str>, title: String) -> anyhow::Result<RgbImage> {
+    let view = edited_view(trained, &seen.input_chw, text)?;
+    let known = data.map(|data| look_at(trained, data)).transpose()?.unwrap_or_default();
+    let patches =
+        |code: usize| known.iter().find(|known| known.code == code).map_or(Vec::new(), |known| known.nearest.clone());
+    let mut edits = std::collections::BTreeMap::new();
+    for edited in &view.replaced {
+        *edits.entry((edited.old, edited.new)).or_insert(0) += 1;
+    }
+    let rows = edits.into_iter().map(|((old, new), n)| CodeRow {
+        label: format!("{old} -> {new}, {n} {}", if n == 1 { "patch" } else { "patches" }),
+        patches: patches(old),
+        becomes: patches(new),
+    });
+    let rows = rows.collect();
+    let pair = EditedPair {
+        image: seen.pixels,
+        caption: text.to_owned(),
+        grid: view.grid,
+        scores: view.scores,
+        replaced: view.replaced.iter().map(|edited| edited.patch).collect(),
+    };
+    Ok(code_sheet(&CodeSheet { title, pair: Some(pair), rows }))
 }
 
 /// What is in boxes, and where phrases are.

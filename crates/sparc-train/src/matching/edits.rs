@@ -14,6 +14,8 @@ use super::{Draws, View};
 
 /// A batch's edits.
 pub(super) struct Edits {
+    /// How much each patch has to do with the pair, `[B, P]`.
+    pub scores_bp: Tensor,
     /// What has become of the patches.
     pub images: Edit,
     /// What the fusion encoder reads of edited images, `[B, M, W]`.
@@ -32,7 +34,7 @@ impl Edits {
         (online, copies): (&View, &View),
         draws: &Draws,
     ) -> Edits {
-        let images = edit_images(network, nas, batch, online, draws);
+        let (scores_bp, images) = edit_images(network, nas, batch, online, draws);
         let sequence_bmw = network.image_sequence(online.encoders, &online.image, Some(&images.edited));
         let image_bd = nas.contrast_edited.then(|| {
             let embedded_bpd = online.encoders.embed_image(&images.edited.quantised_bpc);
@@ -44,7 +46,7 @@ impl Edits {
             let text = with_ids(&batch.text, edited.ids_bl);
             (online.encoders.text_vectors(&text), edited.found_b)
         });
-        Edits { images, sequence_bmw, image_bd, text }
+        Edits { scores_bp, images, sequence_bmw, image_bd, text }
     }
 }
 
@@ -52,8 +54,8 @@ fn with_ids(text: &TextBatch, ids_bl: Tensor) -> TextBatch {
     TextBatch { ids_bl, mask_bl: text.mask_bl.shallow_clone(), content_bl: text.content_bl.shallow_clone() }
 }
 
-/// Gives the patches that have most to do with the pair another code (NVA).
-fn edit_images(network: &Albef, nas: &NasConfig, batch: &Batch, online: &View, draws: &Draws) -> Edit {
+/// Gives the patches that have most to do with the pair another code (NVA). Their scores, too.
+fn edit_images(network: &Albef, nas: &NasConfig, batch: &Batch, online: &View, draws: &Draws) -> (Tensor, Edit) {
     let dictionary = network.dictionary().expect("a network of NAS");
     let (index_bp, _) = online.codes.as_ref().expect("a network of NAS");
     let patches_bpw = &online.image.patches_bpw;
@@ -76,7 +78,7 @@ fn edit_images(network: &Albef, nas: &NasConfig, batch: &Batch, online: &View, d
         uniform_br: &draws.numbers(b"replacements", chosen_br.size()[1]),
     };
     let new_br = replacements(&inputs, nas.replacement);
-    edit(patches_bpw, index_bp, dictionary.codes(), &chosen_br, &new_br)
+    (scores_bp, edit(patches_bpw, index_bp, dictionary.codes(), &chosen_br, &new_br))
 }
 
 /// Gives captions other words (NTA).

@@ -52,6 +52,20 @@ fn a_matcher_is_evaluated_and_inspected() {
     }
     std::fs::write(fixture.path("x.jpg"), fixture.first_jpeg("data/test-00000.tar")).unwrap();
     fixture.succeed(&["inspect", "run", "--image", "x.jpg", "--text", "a red circle", "--out", "sheet.png"]);
+    // The dictionary, and a pair that is edited, with patches for its codes and without.
+    let data = ["--data", "data/test-*.tar"];
+    let inspect = |more: &[&str]| {
+        fixture.succeed(&[&["inspect", "run", "--out", "sheet.png"], more].concat());
+        image::open(fixture.path("sheet.png")).unwrap().into_rgb8()
+    };
+    let pair = ["--image", "x.jpg", "--text", "a red circle"];
+    let (codes, with, without) = (inspect(&data), inspect(&[&pair[..], &data[..]].concat()), inspect(&pair));
+    assert!(codes.height() > 100 && with != without, "{:?}", codes.dimensions());
+    fixture.succeed(&["train", "run.yaml", "--set", "output=plain"]);
+    let message = fixture.fail(&[&["inspect", "plain"], &data[..]].concat());
+    assert!(message.contains("a network trained with sparc has no visual dictionary"), "{message}");
+    let message = fixture.fail(&[&["inspect", "run", "--image", "x.jpg"], &data[..]].concat());
+    assert!(message.contains("needs the --text of the pair"), "{message}");
     let message = fixture.fail(&["caption", "run", "--data", "data/test-*.tar"]);
     assert!(message.contains("run was trained with nas, which has no text decoder"), "{message}");
 }

@@ -62,6 +62,8 @@ pub struct VisualDictionary {
     dead_steps_k: Tensor,
     n_updates: i64,
     is_started: bool,
+    /// The highest perplexity of the running counts so far.
+    peak_perplexity: f64,
 }
 
 impl VisualDictionary {
@@ -77,6 +79,7 @@ impl VisualDictionary {
             dead_steps_k: Tensor::zeros([config.codes], (Kind::Int64, device)),
             n_updates: 0,
             is_started: false,
+            peak_perplexity: 0.0,
             config,
         }
     }
@@ -128,6 +131,7 @@ impl VisualDictionary {
         self.check_width(vectors_nc);
         self.codes = self.codes.updated(assignments, self.config.decay, self.config.epsilon);
         self.n_updates += 1;
+        self.peak_perplexity = self.peak_perplexity.max(self.usage().perplexity.double_value(&[]));
         let dead_k = self.codes.counts_k.lt(self.config.dead_below);
         self.dead_steps_k = (&self.dead_steps_k + 1) * dead_k;
         if self.config.restart_after_steps == 0 {
@@ -187,6 +191,12 @@ impl VisualDictionary {
         Usage { dead_share, ..usage(&counted_k, self.config.dead_below) }
     }
 
+    /// The highest perplexity that the running counts have had: what has begun with it goes on where it falls again, as
+    /// it does while features gather. 0 before the first update.
+    pub fn peak_perplexity(&self) -> f64 {
+        self.peak_perplexity
+    }
+
     /// Everything that a checkpoint must hold, by name.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         let named = |name: &str, tensor: &Tensor| (name.to_owned(), tensor.shallow_clone());
@@ -196,6 +206,7 @@ impl VisualDictionary {
             named("sums", &self.codes.sums_kc),
             named("dead_steps", &self.dead_steps_k),
             named("started_and_updates", &Tensor::from_slice(&[i64::from(self.is_started), self.n_updates])),
+            named("peak_perplexity", &Tensor::from_slice(&[self.peak_perplexity])),
         ])
     }
 
@@ -210,9 +221,11 @@ impl VisualDictionary {
             return Err(found);
         }
         let number = |index: i64| state["started_and_updates"].int64_value(&[index]);
-        let (started, n_updates) = (number(0), number(1));
-        if !(0..=1).contains(&started) || n_updates < 0 {
-            return Err(vec![format!("started_and_updates: {started} and {n_updates} are no state of a dictionary")]);
+        let (started, n_updates, peak) = (number(0), number(1), state["peak_perplexity"].double_value(&[0]));
+        if !(0..=1).contains(&started) || n_updates < 0 || !(0.0..=self.config.codes as f64 + 1.0).contains(&peak) {
+            return Err(vec![format!(
+                "started_and_updates, peak_perplexity: {started}, {n_updates} and {peak} are no state of a dictionary"
+            )]);
         }
         tch::no_grad(|| {
             self.codes.codes_kc.copy_(&state["codes"]);
@@ -220,7 +233,7 @@ impl VisualDictionary {
             self.codes.sums_kc.copy_(&state["sums"]);
             self.dead_steps_k.copy_(&state["dead_steps"]);
         });
-        (self.is_started, self.n_updates) = (started == 1, n_updates);
+        (self.is_started, self.n_updates, self.peak_perplexity) = (started == 1, n_updates, peak);
         Ok(())
     }
 
@@ -349,6 +362,23 @@ mod tests {
             assert!((scalar(&usage.perplexity) - 1.0).abs() < 1e-3 && scalar(&usage.largest_share) > 0.999);
             assert_eq!(scalar(&usage.dead_share), 0.0);
         }
+    }
+
+    #[test]
+    fn the_peak_of_perplexity_stays() {
+        let mut dictionary = VisualDictionary::new(DictionaryConfig { decay: 0.5, ..CONFIG }, 4, Device::Cpu);
+        dictionary.start(&flat(&patches(0, 8)), 3);
+        assert_eq!(dictionary.peak_perplexity(), 0.0);
+        let mut learn = |batch: &Tensor| {
+            let assignments = dictionary.assignments(batch, &dictionary.nearest(batch));
+            dictionary.update(&assignments, &flat(batch), 3);
+            (scalar(&dictionary.usage().perplexity), dictionary.peak_perplexity())
+        };
+        let (now, peak) = learn(&patches(0, 8));
+        assert!(peak > 4.0 && now == peak);
+        let one = flat(&patches(0, 8)).get(0).expand([6, 10, 4], false);
+        let (now, later) = (0..5).map(|_| learn(&one)).last().unwrap();
+        assert!(now < 3.0 && later == peak, "{now} {later}");
     }
 
     #[test]

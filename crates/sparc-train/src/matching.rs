@@ -190,7 +190,7 @@ pub fn edited_images(network: &Albef, config: &NasObjective, batch: &Batch, mome
 /// Whether this step makes edits.
 fn has_started(network: &Albef, nas: &NasConfig, moment: Moment) -> bool {
     let dictionary = network.dictionary().expect("a network of NAS");
-    nas.has_started(moment.updates, dictionary.usage().perplexity.double_value(&[]), dictionary.codes().size()[0])
+    nas.has_started(moment.updates, dictionary.peak_perplexity(), dictionary.codes().size()[0])
 }
 
 /// A batch as one half of the network sees it.

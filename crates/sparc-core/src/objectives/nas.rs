@@ -193,11 +193,12 @@ impl NasConfig {
         }
     }
 
-    /// Whether a step, the first of which is 0, makes edits. `perplexity` is that of the running counts.
-    pub fn has_started(&self, step: u64, perplexity: f64, n_codes: i64) -> bool {
+    /// Whether a step, the first of which is 0, makes edits. `peak_perplexity` is the highest that the running counts have
+    /// had: edits that have begun go on.
+    pub fn has_started(&self, step: u64, peak_perplexity: f64, n_codes: i64) -> bool {
         match self.start {
             Start::Step { step: first } => step >= first,
-            Start::Perplexity { share } => perplexity >= share * n_codes as f64,
+            Start::Perplexity { share } => peak_perplexity >= share * n_codes as f64,
         }
     }
 }

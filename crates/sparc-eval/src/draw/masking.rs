@@ -57,7 +57,7 @@ pub fn masking_sheet(sheet: &MaskingSheet) -> RgbImage {
         (
             overlay_heatmap(&image, &above_lowest(&sheet.scores), sheet.grid, OPACITY, Upsampling::Patches),
             "patch scores".to_owned(),
-            range(&sheet.scores),
+            format!("cosines {}", range(&sheet.scores)),
         ),
         (
             hidden(&sheet.hidden_from_captioner),
@@ -99,7 +99,7 @@ pub(super) fn above_lowest(scores: &[f32]) -> Vec<f32> {
 pub(super) fn range(scores: &[f32]) -> String {
     let lowest = scores.iter().copied().fold(f32::INFINITY, f32::min);
     let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    format!("cosines {lowest:.2} to {highest:.2}")
+    format!("{lowest:.2} to {highest:.2}")
 }
 
 /// The image with these patches covered.

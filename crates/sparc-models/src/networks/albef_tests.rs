@@ -211,7 +211,7 @@ fn a_blank_network_has_the_same_numbers_of_numbers() {
     // All but the matching head and the temperature.
     assert_eq!(untrained["momentum"], drawn.parameters().count() - (2 * 128 + 2) - 1);
     assert_eq!(untrained["queue"], 5 * (24 + 24 + 1) + 2);
-    assert_eq!(untrained["dictionary"], 6 * (128 + 128 + 1 + 1) + 2);
+    assert_eq!(untrained["dictionary"], 6 * (128 + 128 + 1 + 1) + 3);
     assert_eq!(scalar(&blank.parameters().get("text.positions").unwrap().abs().max()), 0.0);
 }
 

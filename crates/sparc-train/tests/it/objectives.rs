@@ -210,7 +210,7 @@ fn matchers_that_do_not_fit_are_refused_and_plans_tell_what_is_not_trained() {
     assert!(trained.starts_with("# trained: ") && momentum.starts_with("# not trained, under `momentum`"), "{plan:?}");
     // The copies lack the matching head and the temperature.
     assert_eq!(count(trained) - count(momentum), 2 * 128 + 2 + 1);
-    assert_eq!((count(queue), count(dictionary)), (10 * (2 * 32 + 1) + 2, 12 * (2 * 128 + 2) + 2));
+    assert_eq!((count(queue), count(dictionary)), (10 * (2 * 32 + 1) + 2, 12 * (2 * 128 + 2) + 3));
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_run_can_be_evaluated_inspected_and_reported() {
     assert!(camera.contains("run.yaml cannot be decoded"), "{camera}");
 }
 
-/// By cosine, as every network; nothing that follows the parameters is in the way.
+/// By cosine, as every network, and by its matching head.
 #[test]
 fn a_matcher_is_evaluated_and_inspected() {
     let fixture = Fixture::new();
@@ -52,6 +52,15 @@ fn a_matcher_is_evaluated_and_inspected() {
     }
     std::fs::write(fixture.path("x.jpg"), fixture.first_jpeg("data/test-00000.tar")).unwrap();
     fixture.succeed(&["inspect", "run", "--image", "x.jpg", "--text", "a red circle", "--out", "sheet.png"]);
+    fixture.succeed(&[&eval[..], &["retrieval,compositional", "--rerank", "4"]].concat());
+    let results: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture.path("out.json")).unwrap()).unwrap();
+    for key in ["reranked_image_to_text_R@1", "reranked_text_to_image_R@1"] {
+        assert!(results["metrics"][key].as_f64().is_some_and(|value| (0.0..=1.0).contains(&value)), "{key}: {results}");
+    }
+    let metrics = results["metrics"].as_object().unwrap();
+    assert!(metrics.keys().any(|key| key.starts_with("compositional.match.negatives")), "{results}");
+    let scores = fixture.succeed(&["score", "run", "--image", "x.jpg", "--text", "a red circle"]);
+    assert!(scores.contains("a red circle"), "{scores}");
     // The dictionary, and a pair that is edited, with patches for its codes and without.
     let data = ["--data", "data/test-*.tar"];
     let inspect = |more: &[&str]| {

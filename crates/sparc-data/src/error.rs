@@ -89,14 +89,6 @@ pub enum Error {
     /// Shards could not be written.
     #[error(transparent)]
     Write(#[from] crate::shard_writer::Error),
-    /// A shard that cannot be copied with other records.
-    #[error("{shard} cannot be rewritten: {reason}")]
-    Rewrite {
-        /// The shard.
-        shard: String,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// A part-of-speech tagger that cannot be used.
     #[error("tagger {path}: {reason}", path = path.display())]
     Tagger {

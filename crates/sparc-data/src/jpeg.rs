@@ -90,18 +90,17 @@ impl<'a> Jpeg<'a> {
     pub(crate) fn decode_rows(self, reduction: Reduction, mut take: impl FnMut(usize, &[u8])) -> Result<(), String> {
         const ROWS: usize = 16;
         self.check_scans()?;
-        caught(|| {
-            let (mut started, four_inks) = self.start(reduction)?;
-            let (width, height) = (started.width(), started.height());
-            let stride = width * if four_inks { 4 } else { 3 };
-            let mut rows = vec![0; ROWS.min(height) * stride];
-            for y in (0..height).step_by(ROWS) {
-                let rows = &mut rows[..ROWS.min(height - y) * stride];
-                started.read_scanlines_into::<u8>(rows)?;
-                if four_inks { take(y, &inverted_cmyk_to_rgb(rows)) } else { take(y, rows) }
-            }
-            started.finish()
-        })
+        // The library alone is caught: what `take` does wrong is no fault of the file.
+        let (mut started, four_inks) = caught(|| self.start(reduction))?;
+        let (width, height) = (started.width(), started.height());
+        let stride = width * if four_inks { 4 } else { 3 };
+        let mut rows = vec![0; ROWS.min(height) * stride];
+        for y in (0..height).step_by(ROWS) {
+            let rows = &mut rows[..ROWS.min(height - y) * stride];
+            caught(|| started.read_scanlines_into::<u8>(rows).map(|_| ()))?;
+            if four_inks { take(y, &inverted_cmyk_to_rgb(rows)) } else { take(y, rows) }
+        }
+        caught(|| started.finish())
     }
 
     fn check_scans(&self) -> Result<(), String> {

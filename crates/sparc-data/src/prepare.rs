@@ -162,9 +162,12 @@ pub fn prepare(
 /// The same number for the same bytes, wherever and whenever they are read.
 fn hash_of(bytes: &[u8]) -> i64 {
     // Eight bytes at a time, as rustc's hasher mixes them: images are long.
-    let words = bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte)));
-    let mixed =
-        words.fold(bytes.len() as u64, |hash, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95));
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mixed = words.iter().chain((!rest.is_empty()).then_some(&last)).fold(bytes.len() as u64, |hash, word| {
+        (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95)
+    });
     seed::derive(mixed, &[b"image"]).cast_signed()
 }
 

@@ -255,6 +255,10 @@ impl WeighBlocks<'_> {
         if let Some(simd) = pulp::x86::V3::try_new() {
             return simd.vectorize(WeighBlocksV3 { simd, work: self });
         }
+        self.run_plainly();
+    }
+
+    fn run_plainly(self) {
         self.with(|blocks, weights| {
             let mut sums = [0; LANES];
             for (block, weights) in blocks.windows(LANES).step_by(LANES - 1).zip(weights) {
@@ -470,6 +474,21 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        /// Wide instructions, where there are any, and plain ones, with or without bytes behind the row.
+        #[test]
+        fn rows_are_the_same_either_way(
+            old in 1u64..90, new in 1u64..90, cut in (0.0f32..0.4, 0.6f32..1.0), behind in 0usize..20, seed in 0u8..250,
+        ) {
+            let part = (cut.0 * old as f32, cut.1 * old as f32);
+            let weights = BlockWeights::new(&Weights::new(old, part, new, 0..new), old as usize);
+            let bytes = (old as usize * CHANNELS + behind).max(weights.reach);
+            let row: Vec<u8> = (0..bytes).map(|i| (i as u8).wrapping_mul(197).wrapping_add(seed)).collect();
+            let (mut wide, mut plain) = (vec![0; new as usize * CHANNELS], vec![0; new as usize * CHANNELS]);
+            weights.resize_row(&row[..old as usize * CHANNELS + behind.min(bytes - old as usize * CHANNELS)], &mut wide);
+            WeighBlocks { columns: &weights, row: &row, into: &mut plain }.run_plainly();
+            prop_assert_eq!(wide, plain);
+        }
+
         /// The filter ends at the rectangle: a crop within an image is resized like the cut-out.
         #[test]
         fn a_crop_is_resized_like_its_cut_out(

@@ -294,11 +294,11 @@ fn loader_rate(config: &LoaderConfig, tokenizer: &TextTokenizer, effort: Effort)
     let mut loader = Loader::start(config.clone(), tokenizer.clone(), LoaderState::default());
     // The first batches may have been made in advance.
     for _ in 0..=config.prefetch {
-        loader.next().transpose()?;
+        loader.next().expect("batches without an end")?;
     }
     let (mut samples, started) = (0, Instant::now());
     while samples == 0 || started.elapsed() < effort.time {
-        loader.next().transpose()?;
+        loader.next().expect("batches without an end")?;
         samples += config.batch_size;
     }
     Ok(samples as f64 / started.elapsed().as_secs_f64())

@@ -18,6 +18,8 @@ pub(crate) struct TarMember {
     pub(crate) offset: u64,
     /// How many bytes it has.
     pub(crate) size: u64,
+    /// Whether the size stands in a PAX header before its own.
+    pub(crate) sized_by_pax: bool,
     pub(crate) data: MemberData,
 }
 
@@ -98,6 +100,7 @@ impl<R: BufRead + Seek> TarMembers<R> {
                 // The present and the historic mark of a regular file, and a contiguous one.
                 b'0' | 0 | b'7' => {
                     let name = name.take().unwrap_or_else(|| name_of(&header));
+                    let sized_by_pax = size.is_some();
                     let size = size.unwrap_or(own_size);
                     self.check(size)?;
                     let offset = self.position;
@@ -109,7 +112,7 @@ impl<R: BufRead + Seek> TarMembers<R> {
                     if !matches!(data, MemberData::Read(_)) {
                         self.pass(padded(size))?;
                     }
-                    return Ok(Some(TarMember { name, offset, size, data }));
+                    return Ok(Some(TarMember { name, offset, size, sized_by_pax, data }));
                 }
                 // Long link names and the archive's own headers belong to no file of ours; folders, links
                 // and devices are no samples.

@@ -15,8 +15,10 @@ namespace {
 // Memory that nobody uses, the oldest first. It is never destroyed: tensors may be freed when the program ends.
 class Pool {
  public:
-  // Blocks that are kept: as many batches as wait between a loader and its user, about.
+  // Blocks that are kept, as many batches as wait between a loader and its user, about; and their bytes, but for the
+  // newest block, which is kept whatever its size.
   static constexpr size_t KEPT = 4;
+  static constexpr size_t KEPT_BYTES = size_t{1} << 30;
   // Of vector registers and cache lines.
   static constexpr size_t ALIGNMENT = 64;
 
@@ -38,19 +40,33 @@ class Pool {
     }
     void* data = nullptr;
     if (posix_memalign(&data, ALIGNMENT, bytes) != 0) throw std::bad_alloc();
+    // Whoever writes may read before: never what nobody has written.
+    std::memset(data, 0, bytes);
     return data;
   }
 
   void put(void* data, size_t bytes) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    free_.emplace_back(bytes, data);
-    if (free_.size() > KEPT) {
-      std::free(free_.front().second);
-      free_.erase(free_.begin());
+    // Giving memory back takes time, in which nobody else shall wait.
+    void* surplus[KEPT + 1];
+    size_t n_surplus = 0;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      free_.emplace_back(bytes, data);
+      size_t kept = 0;
+      for (const auto& block : free_) kept += block.first;
+      while (free_.size() > KEPT || (free_.size() > 1 && kept > KEPT_BYTES)) {
+        kept -= free_.front().first;
+        surplus[n_surplus++] = free_.front().second;
+        free_.erase(free_.begin());
+      }
     }
+    for (size_t i = 0; i < n_surplus; ++i) std::free(surplus[i]);
   }
 
  private:
+  // A tensor's end must not throw: there is room for all from the beginning.
+  Pool() { free_.reserve(KEPT + 1); }
+
   std::mutex mutex_;
   std::vector<std::pair<size_t, void*>> free_;
 };

@@ -13,7 +13,7 @@ use crate::bridge::{Error, check, sparc_recycled};
 ///
 /// A negative side, or more memory than there is.
 pub fn filled(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor, Error> {
-    if shape.contains(&0) {
+    if shape.contains(&0) && shape.iter().all(|&side| side >= 0) {
         return Ok(Tensor::empty(shape, (Kind::Float, Device::Cpu)));
     }
     let mut pointer = std::ptr::null_mut();
@@ -22,8 +22,8 @@ pub fn filled(shape: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor, E
         check(sparc_recycled(shape.as_ptr(), shape.len(), &mut pointer))?;
         Tensor::from_ptr(pointer)
     };
-    // SAFETY: the tensor is contiguous, holds so many numbers, and nobody else has seen it. Its memory comes from a
-    // foreign allocator, and every pattern of bits is an f32.
+    // SAFETY: the tensor is contiguous, holds so many numbers, and nobody else has seen it. Its memory was
+    // cleared or written before, and every pattern of bits is an f32.
     write(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) });
     Ok(tensor)
 }
@@ -42,8 +42,10 @@ mod tests {
         assert_eq!((tensor.size(), tensor.kind()), (vec![2, 3], Kind::Float));
         assert_eq!(tensor.double_value(&[1, 0]), 3.0);
         assert_eq!(filled(&[0, 3], |_| panic!("nothing to write")).unwrap().size(), [0, 3]);
-        let error = filled(&[2, -3], |_| ()).unwrap_err().to_string();
-        assert!(error.contains("-3"), "{error}");
+        for shape in [[2, -3], [-3, 0]] {
+            let error = filled(&shape, |_| ()).unwrap_err().to_string();
+            assert!(error.contains("-3"), "{error}");
+        }
     }
 
     #[test]

@@ -138,7 +138,8 @@ pub fn loss(network: &Albef, objective: &Objective, batch: &Batch, moment: Momen
     );
     let negatives = |logits_bn: &Tensor, purpose: &[u8]| {
         let uniform_b = draws.numbers(purpose, 1).squeeze_dim(1);
-        hard_negatives(logits_bn, Gathered::single(&batch.image_ids_b), &uniform_b)
+        let (images, texts) = (Gathered::single(&batch.image_ids_b), Gathered::single(&batch.text.ids_bl));
+        hard_negatives(logits_bn, images, texts, &uniform_b)
     };
     let wrong_texts = negatives(&contrast.image_to_text_bn, b"wrong texts");
     let wrong_images = negatives(&contrast.text_to_image_bn, b"wrong images");

@@ -223,32 +223,42 @@ fn check_contrast(inputs: &ContrastInputs) -> (i64, i64) {
 /// A share that every column has at least, before it is drawn by: X-VLM's ε, added after the softmax, where it counts.
 const LEAST_WEIGHT: f64 = 1e-5;
 
-/// For each row one column of another image, where there is one.
+/// For each row one column of another image with another text, where there is one.
 #[derive(Debug)]
 pub struct HardNegatives {
     /// Columns, `[B]`, `i64`; 0 where none was found.
     pub columns_b: Tensor,
-    /// Whether the row has a negative, `[B]`, `bool`: not if every column is of its own image.
+    /// Whether the row has a negative, `[B]`, `bool`: not if every column is of its own image or text.
     pub found_b: Tensor,
 }
 
-/// Draws for each row a column of another image, by the softmax of the logits over such columns.
+/// Draws for each row a column of another image with another text, by the softmax of the logits over such columns. Two images
+/// may have the same text, which is true of both: it would be the likeliest negative of all.
 ///
 /// The numbers drawn with are given, so that the choice depends on them and the logits alone (see
 /// [`crate::seed::uniforms`]). Logits that are no numbers count as 0 rather than make the draw fail.
 ///
 /// # Shapes
 ///
-/// `logits_bn [B, N]`; `image_ids` `[B]` and `[N]`, `i64`; `uniform_b [B]` in [0, 1), f64.
+/// `logits_bn [B, N]`; `image_ids` `[B]` and `[N]`, `i64`; token ids `texts` `[B, L]` and `[N, L]`; `uniform_b [B]` in [0, 1),
+/// f64.
 ///
 /// # Panics
 ///
 /// If shapes disagree.
-pub fn hard_negatives(logits_bn: &Tensor, image_ids: Gathered, uniform_b: &Tensor) -> HardNegatives {
+pub fn hard_negatives(logits_bn: &Tensor, image_ids: Gathered, texts: Gathered, uniform_b: &Tensor) -> HardNegatives {
     let (b, n) = (image_ids.local.size()[0], image_ids.global.size()[0]);
+    assert!(
+        texts.local.size()[0] == b && texts.global.size()[0] == n,
+        "{b} and {n} images have texts {:?} and {:?}",
+        texts.local.size(),
+        texts.global.size()
+    );
     assert!(logits_bn.size() == [b, n], "logits must be {:?}, got {:?}", [b, n], logits_bn.size());
     tch::no_grad(|| {
-        let same_bn = image_ids.local.unsqueeze(1).eq_tensor(&image_ids.global.unsqueeze(0));
+        let same_image_bn = image_ids.local.unsqueeze(1).eq_tensor(&image_ids.global.unsqueeze(0));
+        let same_text_bn = texts.local.unsqueeze(1).eq_tensor(&texts.global.unsqueeze(0)).all_dim(-1, false);
+        let same_bn = same_image_bn.logical_or(&same_text_bn);
         let logits_bn = at_least_f32(logits_bn).nan_to_num(0.0, None, None);
         let shares_bn = logits_bn.masked_fill(&same_bn, PADDING_LOGIT).softmax(-1, None::<Kind>);
         draw(&(shares_bn + LEAST_WEIGHT).masked_fill(&same_bn, 0.0), uniform_b)

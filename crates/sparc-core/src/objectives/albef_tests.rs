@@ -209,7 +209,8 @@ fn negatives_are_drawn_by_the_softmax_and_never_of_the_same_image() {
     let mut hits = [[0usize; 4]; 4];
     for draw in 0..n {
         let uniform = Tensor::from_slice(&uniforms(1, &[b"draw"], draw * 4, 4));
-        let found = hard_negatives(&logits, Gathered::single(&ids), &uniform);
+        let found =
+            hard_negatives(&logits, Gathered::single(&ids), Gathered::single(&distinct(ids.size()[0])), &uniform);
         assert_eq!(values(&found.found_b), [1.0; 4]);
         for (row, column) in values(&found.columns_b).into_iter().enumerate() {
             hits[row][column as usize] += 1;
@@ -234,8 +235,12 @@ fn a_draw_never_fails_and_never_takes_what_it_may_not() {
         for logits in [[0.0f64, 0.0, -1e4], [f64::NAN; 3], [0.0, 0.0, f64::NEG_INFINITY], [f64::INFINITY, 0.0, 0.0]] {
             for uniform in [0.0, 0.5, nearly_one] {
                 let logits = Tensor::from_slice(&logits).repeat([3, 1]).to_kind(kind);
-                let drawn =
-                    hard_negatives(&logits, Gathered::single(&ids), &Tensor::from_slice(&[uniform, uniform, uniform]));
+                let drawn = hard_negatives(
+                    &logits,
+                    Gathered::single(&ids),
+                    Gathered::single(&distinct(3)),
+                    &Tensor::from_slice(&[uniform; 3]),
+                );
                 let columns = values(&drawn.columns_b);
                 assert_eq!(columns[..2], [2.0, 2.0], "{kind:?} {uniform}");
                 assert!(columns[2] < 2.0);
@@ -246,6 +251,7 @@ fn a_draw_never_fails_and_never_takes_what_it_may_not() {
     let alone = hard_negatives(
         &random(&[2, 2], 1),
         Gathered::single(&Tensor::from_slice(&[4i64, 4])),
+        Gathered::single(&distinct(2)),
         &Tensor::from_slice(&[0.1, 0.9]),
     );
     assert_eq!((values(&alone.found_b), values(&alone.columns_b)), (vec![0.0; 2], vec![0.0; 2]));
@@ -255,13 +261,41 @@ fn a_draw_never_fails_and_never_takes_what_it_may_not() {
 fn rows_draw_among_all_columns_what_one_process_would() {
     let ids = Tensor::from_slice(&[0i64, 1, 2, 2, 4, 5]);
     let (logits, uniform) = (random(&[6, 6], 3), Tensor::from_slice(&uniforms(5, &[b"draw"], 0, 6)));
-    let whole = values(&hard_negatives(&logits, Gathered::single(&ids), &uniform).columns_b);
+    let whole = values(
+        &hard_negatives(&logits, Gathered::single(&ids), Gathered::single(&distinct(ids.size()[0])), &uniform)
+            .columns_b,
+    );
     let part = hard_negatives(
         &logits.narrow(0, 3, 3),
         Gathered { local: &ids.narrow(0, 3, 3), global: &ids },
+        Gathered { local: &distinct(6).narrow(0, 3, 3), global: &distinct(6) },
         &Tensor::from_slice(&uniforms(5, &[b"draw"], 3, 3)),
     );
     assert_eq!(values(&part.columns_b), whole[3..]);
+}
+
+/// Token ids of texts that all differ, in their second token.
+fn distinct(n: i64) -> Tensor {
+    let second = Tensor::arange(n, (Kind::Int64, tch::Device::Cpu));
+    Tensor::stack(&[second.ones_like(), second], 1)
+}
+
+#[test]
+fn the_same_text_of_another_image_is_no_negative() {
+    let ids = Tensor::from_slice(&[0i64, 1, 2]);
+    let texts = Tensor::from_slice(&[5i64, 6, 0, 5, 6, 0, 5, 6, 7]).view([3, 3]);
+    let logits = Tensor::from_slice(&[9.0f64, 9.0, 0.0]).repeat([3, 1]);
+    let drawn = hard_negatives(
+        &logits,
+        Gathered::single(&ids),
+        Gathered::single(&texts),
+        &Tensor::from_slice(&[0.0, 0.5, 0.9]),
+    );
+    assert_eq!(values(&drawn.columns_b)[..2], [2.0, 2.0]);
+    let all_alike = Tensor::ones([3, 2], (Kind::Int64, tch::Device::Cpu));
+    let none =
+        hard_negatives(&logits, Gathered::single(&ids), Gathered::single(&all_alike), &Tensor::from_slice(&[0.5; 3]));
+    assert_eq!(values(&none.found_b), [0.0; 3]);
 }
 
 #[test]

@@ -103,6 +103,13 @@ pub fn add_phrases(
         }
     }
     let mut journal = Journal::open(folder, finder)?;
+    for (shard, name) in shards.iter().zip(&names) {
+        let input = origin(shard);
+        if let Some(other) = journal.get(name).map(|entry| &entry.input).filter(|other| **other != input) {
+            let problem = format!("its {name} was made from {other}, not from {input}; give another folder");
+            return Err(shard_writer::Error::Invalid { path: folder.into(), problem }.into());
+        }
+    }
     let mut statistics = PhraseStatistics::default();
     let mut open = Vec::new();
     for (shard, name) in shards.iter().zip(&names) {
@@ -160,6 +167,14 @@ fn names(shards: &[PathBuf], folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+/// Words take a hundred times their bytes while they are looked at.
+const MAX_CAPTION_BYTES: usize = 64 << 10;
+
+/// The whole path of a shard.
+fn origin(shard: &Path) -> String {
+    fs::canonicalize(shard).unwrap_or_else(|_| shard.into()).to_string_lossy().into_owned()
+}
+
 fn same_file(one: &Path, other: &Path) -> bool {
     matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
 }
@@ -172,7 +187,7 @@ fn add_to_shard(
     read: &dyn Fn(u64),
 ) -> Result<(ShardEntry, Vec<Skip>), Error> {
     let input_bytes = fs::metadata(shard).map_err(|reason| Error::Io { path: shard.into(), reason })?.len();
-    let mut entry = ShardEntry { shard: name.into(), input_bytes, ..ShardEntry::default() };
+    let mut entry = ShardEntry { shard: name.into(), input: origin(shard), input_bytes, ..ShardEntry::default() };
     let [mut captions_per_sample, mut caption_words, mut phrases_per_sample, mut phrase_words] =
         std::array::from_fn(|_| Histogram::default());
     let record_of = |sample: &RawSample| -> Result<Vec<u8>, Skip> {
@@ -180,6 +195,10 @@ fn add_to_shard(
         let captions = read_captions(sample, &record)?;
         if captions.is_empty() {
             return Err(sample.skip(SkipReason::NoCaption, "neither .txt nor .json has a caption"));
+        }
+        if let Some(caption) = captions.iter().find(|caption| caption.len() > MAX_CAPTION_BYTES) {
+            let detail = format!("a caption of {} bytes; more than {MAX_CAPTION_BYTES} are none", caption.len());
+            return Err(sample.skip(SkipReason::MemberTooLarge, detail));
         }
         let phrases = finder.find(&sample.key, &captions);
         let text = serde_json::to_string(&phrases.kept).expect("strings are JSON");

@@ -35,6 +35,8 @@ struct Header {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ShardEntry {
     pub(super) shard: String,
+    /// The path that it was made from.
+    pub(super) input: String,
     pub(super) input_bytes: u64,
     pub(super) bytes: u64,
     pub(super) samples: u64,

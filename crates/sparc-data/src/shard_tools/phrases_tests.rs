@@ -196,15 +196,45 @@ fn a_shard_that_is_cut_off_gives_its_whole_samples_and_an_end() {
 }
 
 #[test]
-fn a_size_that_stands_elsewhere_is_refused() {
-    let mut record = file("a.json", RECORD.as_bytes());
-    record[124..136].copy_from_slice(b"00000000000\0");
-    record[148..156].fill(b' ');
-    let sum: u32 = record[..BLOCK].iter().map(|&byte| u32::from(byte)).sum();
-    record[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let shard = [pax("size", &RECORD.len().to_string()), record, vec![0; 1024]].concat();
-    let error = made(&shard).unwrap_err().to_string();
-    assert!(error.contains("a.tar") && error.contains("PAX"), "{error}");
+fn a_record_whose_size_stands_elsewhere_stays_as_it_is() {
+    // The header's own size is that of PAX, or none.
+    let same = file("a.json", RECORD.as_bytes());
+    let mut none = same.clone();
+    none[124..136].copy_from_slice(b"00000000000\0");
+    none[148..156].fill(b' ');
+    let sum: u32 = none[..BLOCK].iter().map(|&byte| u32::from(byte)).sum();
+    none[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    for record in [same, none] {
+        let shard = [pax("size", &RECORD.len().to_string()), record, vec![0; 1024]].concat();
+        let (bytes, statistics, skips) = made(&shard).unwrap();
+        assert_eq!((bytes, statistics.samples), (shard, 1));
+        assert!(skips.len() == 1 && skips[0].detail.contains("PAX"), "{skips:?}");
+    }
+}
+
+#[test]
+fn another_shard_of_the_same_name_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let add = |set: &str| {
+        let inputs = folder.path().join(set);
+        fs::create_dir_all(&inputs).unwrap();
+        add_phrases(&three(&inputs)[..1], &out, &finder(), 1, &mut |_| {}, &|_| {})
+    };
+    add("one").unwrap();
+    add("one").unwrap();
+    let before = contents(&out);
+    let error = add("other").unwrap_err().to_string();
+    assert!(error.contains("one/train-00000.tar") && error.contains("other/train-00000.tar"), "{error}");
+    assert_eq!(contents(&out), before);
+}
+
+#[test]
+fn endless_captions_are_left_out() {
+    let shard = [file("a.txt", "a dog ".repeat(20_000).as_bytes()), vec![0; 1024]].concat();
+    let (bytes, _, skips) = made(&shard).unwrap();
+    assert_eq!(bytes, shard);
+    assert!(skips.len() == 1 && skips[0].detail.contains("120"), "{skips:?}");
 }
 
 /// Three shards of two samples in a folder.

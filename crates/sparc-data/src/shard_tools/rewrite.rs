@@ -13,7 +13,7 @@ use crate::grouping::{Content, Group, Grouping, is_sample_member};
 use crate::shard_writer;
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
-use crate::tar_members::{MemberData, TarMembers, number};
+use crate::tar_members::{MemberData, TarMembers};
 
 const BLOCK: u64 = 512;
 const BUFFER_BYTES: usize = 1 << 20;
@@ -35,6 +35,8 @@ pub(super) struct Rewritten {
 struct Part {
     bytes: Vec<u8>,
     header: u64,
+    /// Whether another header holds its size, which cannot be changed here.
+    sized_by_pax: bool,
 }
 
 /// Copies the shard `input` to `output`, with the record that `record_of` gives for each sample, of which it sees
@@ -68,8 +70,14 @@ pub(super) fn rewrite_shard(
             return Ok(());
         }
         let old = group.members.get("json").map(|part| (part.header, part.bytes.len() as u64));
+        let is_fixed = group.members.get("json").is_some_and(|part| part.sized_by_pax);
         let members = group.members.into_iter().map(|(extension, part)| (extension, part.bytes)).collect();
         let sample = RawSample { shard: shard.clone(), key: group.key, members };
+        if is_fixed {
+            let detail = "the size of the .json member stands in a PAX header; write the shard anew without those";
+            skips.push(sample.skip(SkipReason::BadJson, detail));
+            return Ok(());
+        }
         match (record_of(&sample), old) {
             (Err(skip), _) => {
                 skips.push(skip);
@@ -84,7 +92,7 @@ pub(super) fn rewrite_shard(
             Ok(Some(member)) => {
                 let header = member.offset - BLOCK;
                 let content = match member.data {
-                    MemberData::Read(bytes) => Content::Kept(Part { bytes, header }),
+                    MemberData::Read(bytes) => Content::Kept(Part { bytes, header, sized_by_pax: member.sized_by_pax }),
                     MemberData::Unwanted => Content::Unwanted,
                     MemberData::TooLarge(_) => Content::TooLarge,
                 };
@@ -198,12 +206,6 @@ impl<'a> Copy<'a> {
         self.up_to(header)?;
         let mut block = [0; BLOCK as usize];
         self.from.read_exact(&mut block).map_err(|reason| self.input_failed(reason))?;
-        if number(&block[SIZE]) != Some(size) {
-            return Err(Error::Rewrite {
-                shard: self.input.display().to_string(),
-                reason: format!("the size of the record at byte {header} stands in a PAX header, not in its own"),
-            });
-        }
         seal(&mut block, content.len());
         self.write(&block)?;
         self.write_padded(content)?;

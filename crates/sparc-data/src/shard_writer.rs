@@ -277,7 +277,7 @@ pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn sample(index: usize) -> Sample {
@@ -286,7 +286,8 @@ mod tests {
         sample
     }
 
-    fn names(folder: &Path) -> Vec<String> {
+    /// What a folder holds, sorted.
+    pub(crate) fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> =
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();

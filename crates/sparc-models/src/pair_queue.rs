@@ -198,7 +198,7 @@ mod tests {
                     text_queue_qd: &keys.text_qd,
                     image_ids: Gathered::single(&ids),
                     queue_ids_q: &keys.ids_q,
-                    edited_image_bd: None,
+                    edited: None,
                     row_offset: 0,
                     logit_scale: &Tensor::from(5.0f64),
                 },

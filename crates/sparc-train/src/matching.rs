@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use sparc_core::objectives::albef::{
-    AlbefConfig, ContrastInputs, HardNegatives, LanguageInputs, MatchingInputs, albef_loss, contrast, hard_negatives,
-    language, mask_tokens, matching,
+    AlbefConfig, ContrastInputs, EditedImages, HardNegatives, LanguageInputs, MatchingInputs, albef_loss, contrast,
+    hard_negatives, language, mask_tokens, matching,
 };
 use sparc_core::objectives::nas::{Edit, NasConfig, ScoreSpace, TextNegatives, VisualTokens, nas_loss};
 use sparc_core::{Batch, Gathered, LossTerms, TextBatch, seed};
@@ -129,7 +129,10 @@ pub fn loss(network: &Albef, objective: &Objective, batch: &Batch, moment: Momen
             text_queue_qd: &keys.text_qd,
             image_ids: Gathered::single(&batch.image_ids_b),
             queue_ids_q: &keys.ids_q,
-            edited_image_bd: edits.as_ref().and_then(|edits| edits.image_bd.as_ref()),
+            edited: edits.as_ref().and_then(|edits| {
+                let found_b = &edits.images.found_b;
+                edits.image_bd.as_ref().map(|image_bd| EditedImages { image_bd, found_b })
+            }),
             row_offset: 0,
             logit_scale: &network.logit_scale(),
         },

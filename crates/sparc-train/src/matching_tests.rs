@@ -1,10 +1,10 @@
 //! Whole steps of ALBEF and NAS: what reaches what, what depends on what, and batches that give nothing to learn.
 
-use sparc_core::TextBatch;
 use sparc_core::objectives::albef::{MaskingVocabulary, Positives};
 use sparc_core::objectives::nas::{
     ClassToken, EditedTerm, PatchScore, Replacement, Start, TextNegatives, TokenMode, highest, patch_scores,
 };
+use sparc_core::{Matcher, TextBatch};
 use sparc_models::ModelSize;
 use sparc_models::networks::{AlbefConfig as NetworkSettings, FusionConfig, Network, SpecialTokens};
 use sparc_models::text::TextConfig;
@@ -202,6 +202,50 @@ fn a_batch_of_one_image_has_no_negatives_and_one_without_words_no_language() {
             assert_eq!(scalar(&tensor.grad().isfinite().all()), 1.0, "{name}");
         }
     }
+}
+
+/// Each row of the one pass is what the matching head says of that pair alone, without the others' padding.
+#[test]
+fn every_pair_is_judged_as_if_it_were_alone() {
+    let network = network(&Objective::Nas(nas()), Kind::Double);
+    let mut batch = batch(0);
+    batch.images_bchw = batch.images_bchw.to_kind(Kind::Double);
+    let _no_gradients = tch::no_grad_guard();
+    let (online, copies) =
+        (View::new(&network, network.online(), &batch), View::new(&network, network.momentum(), &batch));
+    let draws = Draws { moment: MOMENT, n_rows: BATCH, device: Device::Cpu };
+    let edits = Edits::new(&network, &nas().negatives, &batch, (&online, &copies), &draws);
+    let negatives = |columns: [i64; BATCH as usize]| HardNegatives {
+        columns_b: Tensor::from_slice(&columns),
+        found_b: Tensor::ones([BATCH], (Kind::Bool, Device::Cpu)),
+    };
+    let (texts, images) = ([1, 2, 3, 0], [2, 3, 0, 1]);
+    let judged = judge(&network, &online, &batch.text, (&negatives(texts), &negatives(images)), Some(&edits));
+
+    let (own, tokens) = (&online.sequence_bmw, &online.tokens_blw);
+    let (edited_blw, _) = edits.text.as_ref().unwrap();
+    let rows = 0..BATCH;
+    let pairs: Vec<(&Tensor, i64, &Tensor, i64)> = (rows.clone().map(|b| (own, b, tokens, b)))
+        .chain(rows.clone().map(|b| (own, b, tokens, texts[b as usize])))
+        .chain(rows.clone().map(|b| (own, images[b as usize], tokens, b)))
+        .chain(rows.clone().map(|b| (&edits.sequence_bmw, b, tokens, b)))
+        .chain(rows.map(|b| (own, b, edited_blw, b)))
+        .collect();
+    let (edit_logits_r2, _, _) = judged.edits.unwrap();
+    let logits_r2 = Tensor::cat(&[judged.pair_logits_r2, edit_logits_r2], 0);
+    let together = values(&(logits_r2.select(1, 1) - logits_r2.select(1, 0)));
+    assert_eq!(together.len(), pairs.len());
+    for (row, (images, image, tokens, text)) in pairs.into_iter().enumerate() {
+        let length = batch.text.mask_bl.get(text).sum(Kind::Int64).int64_value(&[]);
+        let tokens = tokens.narrow(0, text, 1).narrow(1, 0, length);
+        let mask = Tensor::ones([1, length], (Kind::Bool, Device::Cpu));
+        let alone = scalar(&network.match_logits(&images.narrow(0, image, 1), &tokens, &mask));
+        assert!((together[row] - alone).abs() < 1e-9, "row {row}: {} and alone {alone}", together[row]);
+    }
+    // The pairs differ, so that a row could not pass for another.
+    let mut sorted = together.clone();
+    sorted.sort_by(f64::total_cmp);
+    assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] > 1e-9), "{sorted:?}");
 }
 
 /// The caption chooses the patches with `text`, and does not with `image`.

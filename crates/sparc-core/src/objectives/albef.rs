@@ -111,12 +111,21 @@ pub struct ContrastInputs<'a> {
     pub image_ids: Gathered<'a>,
     /// Which image each key of the queues is of, `[Q]`, `i64`.
     pub queue_ids_q: &'a Tensor,
-    /// For each text one further wrong image (NAS), `[B, D]`, with gradient.
-    pub edited_image_bd: Option<&'a Tensor>,
+    /// For each text one further wrong image (NAS).
+    pub edited: Option<EditedImages<'a>>,
     /// Index in the global batch of the first local row; 0 in one process.
     pub row_offset: i64,
     /// Inverse temperature s = 1/τ, a scalar.
     pub logit_scale: &'a Tensor,
+}
+
+/// Images that are wrong because they have been edited.
+#[derive(Debug, Clone, Copy)]
+pub struct EditedImages<'a> {
+    /// Embeddings, `[B, D]`, with gradient.
+    pub image_bd: &'a Tensor,
+    /// Whether anything has been edited, `[B]`, `bool`; if not, the row has no such key.
+    pub found_b: &'a Tensor,
 }
 
 /// What the contrast gives.
@@ -148,40 +157,38 @@ pub fn contrast(inputs: &ContrastInputs, positives: Positives, distillation: f64
     let device = image_bd.device();
     let labels_b1 = Tensor::arange_start(inputs.row_offset, inputs.row_offset + b, (Kind::Int64, device)).unsqueeze(1);
     let same_bk = inputs.image_ids.local.unsqueeze(1).eq_tensor(&key_ids_k.unsqueeze(0));
-    let direction = |rows_bd: &Tensor, momentum: &Tensor, keys: Gathered, queue: &Tensor, edited: Option<&Tensor>| {
-        let keys_kd = unit(&Tensor::cat(&[keys.global, queue], 0).detach());
-        let targets_bk = tch::no_grad(|| {
-            (unit(momentum).matmul(&keys_kd.tr()) * &scale).softmax(-1, None::<Kind>).to_kind(rows_bd.kind())
-        });
-        let logits_bk = rows_bd.matmul(&keys_kd.tr()) * &scale;
-        let in_batch_bn = logits_bk.narrow(1, 0, n).detach();
-        let nearest_b1 = in_batch_bn.argmax(1, true);
-        let accuracy = same_bk.gather(1, &nearest_b1, false).mean(Kind::Float);
-        let logits = match edited {
-            Some(edited_bd) => {
-                let edited_b1 = (rows_bd * unit(edited_bd)).sum_dim_intlist([1i64].as_slice(), true, None::<Kind>);
-                Tensor::cat(&[logits_bk, edited_b1 * &scale], 1)
-            }
-            None => logits_bk,
+    let direction =
+        |rows_bd: &Tensor, momentum: &Tensor, keys: Gathered, queue: &Tensor, edited: Option<EditedImages>| {
+            let keys_kd = unit(&Tensor::cat(&[keys.global, queue], 0).detach());
+            let targets_bk = tch::no_grad(|| {
+                (unit(momentum).matmul(&keys_kd.tr()) * &scale).softmax(-1, None::<Kind>).to_kind(rows_bd.kind())
+            });
+            let logits_bk = rows_bd.matmul(&keys_kd.tr()) * &scale;
+            let in_batch_bn = logits_bk.narrow(1, 0, n).detach();
+            let nearest_b1 = in_batch_bn.argmax(1, true);
+            let accuracy = same_bk.gather(1, &nearest_b1, false).mean(Kind::Float);
+            let logits = match edited {
+                Some(EditedImages { image_bd, found_b }) => {
+                    let cosine_b1 = (rows_bd * unit(image_bd)).sum_dim_intlist([1i64].as_slice(), true, None::<Kind>);
+                    let edited_b1 =
+                        (cosine_b1 * &scale).masked_fill(&found_b.logical_not().unsqueeze(1), PADDING_LOGIT);
+                    Tensor::cat(&[logits_bk, edited_b1], 1)
+                }
+                None => logits_bk,
+            };
+            let log_shares_bk = logits.log_softmax(-1, None::<Kind>).narrow(1, 0, key_ids_k.size()[0]);
+            let hard_b1 = match positives {
+                Positives::Pair => log_shares_bk.gather(1, &labels_b1, false),
+                Positives::SameImage => masked_row_mean(&log_shares_bk, &same_bk),
+            };
+            let soft_b1 = (targets_bk * log_shares_bk).sum_dim_intlist([1i64].as_slice(), true, None::<Kind>);
+            let value = -(hard_b1 * (1.0 - distillation) + soft_b1 * distillation).mean(None::<Kind>);
+            (value, in_batch_bn, accuracy)
         };
-        let log_shares_bk = logits.log_softmax(-1, None::<Kind>).narrow(1, 0, key_ids_k.size()[0]);
-        let hard_b1 = match positives {
-            Positives::Pair => log_shares_bk.gather(1, &labels_b1, false),
-            Positives::SameImage => masked_row_mean(&log_shares_bk, &same_bk),
-        };
-        let soft_b1 = (targets_bk * log_shares_bk).sum_dim_intlist([1i64].as_slice(), true, None::<Kind>);
-        let value = -(hard_b1 * (1.0 - distillation) + soft_b1 * distillation).mean(None::<Kind>);
-        (value, in_batch_bn, accuracy)
-    };
     let (of_images, image_to_text_bn, image_to_text_accuracy) =
         direction(&image_bd, inputs.momentum_image.local, inputs.momentum_text, inputs.text_queue_qd, None);
-    let (of_texts, text_to_image_bn, text_to_image_accuracy) = direction(
-        &text_bd,
-        inputs.momentum_text.local,
-        inputs.momentum_image,
-        inputs.image_queue_qd,
-        inputs.edited_image_bd,
-    );
+    let (of_texts, text_to_image_bn, text_to_image_accuracy) =
+        direction(&text_bd, inputs.momentum_text.local, inputs.momentum_image, inputs.image_queue_qd, inputs.edited);
     Contrast {
         value: (of_images + of_texts) * 0.5,
         image_to_text_bn,
@@ -201,7 +208,8 @@ fn check_contrast(inputs: &ContrastInputs) -> (i64, i64) {
     let (b, n) = inputs.momentum_image.check_rows(inputs.row_offset);
     let width = inputs.image_bd.size().last().copied().unwrap_or(0);
     let q = inputs.queue_ids_q.size()[0];
-    let edited = inputs.edited_image_bd.map_or_else(|| vec![b, width], Tensor::size);
+    let (edited, found) =
+        inputs.edited.map_or_else(|| (vec![b, width], vec![b]), |e| (e.image_bd.size(), e.found_b.size()));
     for (name, size, expected) in [
         ("images", inputs.image_bd.size(), vec![b, width]),
         ("texts", inputs.text_bd.size(), vec![b, width]),
@@ -211,6 +219,7 @@ fn check_contrast(inputs: &ContrastInputs) -> (i64, i64) {
         ("the image queue", inputs.image_queue_qd.size(), vec![q, width]),
         ("the text queue", inputs.text_queue_qd.size(), vec![q, width]),
         ("edited images", edited, vec![b, width]),
+        ("whether images are edited", found, vec![b]),
         ("image ids", inputs.image_ids.local.size(), vec![b]),
         ("global image ids", inputs.image_ids.global.size(), vec![n]),
     ] {
@@ -340,10 +349,24 @@ fn mean_of_all(each_r: &Tensor, valid: Gathered, (local, global): (i64, i64)) ->
 pub struct MaskingVocabulary {
     /// What stands for a masked token.
     pub mask_id: i64,
-    /// The first id that a random token may have.
+    /// The first id that a random token may have. It has none below, and not the mask's.
     pub first_id: i64,
     /// Number of ids.
     pub n_ids: i64,
+}
+
+impl MaskingVocabulary {
+    /// Ids that a random token may have, as their number and what turns a number below it into an id.
+    fn ordinary(self) -> (i64, impl Fn(Tensor) -> Tensor) {
+        let MaskingVocabulary { mask_id, first_id, n_ids } = self;
+        let has_mask = i64::from((first_id..n_ids).contains(&mask_id));
+        let id_of = move |index: Tensor| {
+            let id = index + first_id;
+            let beyond_mask = id.ge(mask_id).to_kind(Kind::Int64) * has_mask;
+            id + beyond_mask
+        };
+        (n_ids - first_id - has_mask, id_of)
+    }
 }
 
 /// Captions with masked tokens.
@@ -383,11 +406,11 @@ pub fn mask_tokens(
         maskable_bl.size(),
         uniform_3bl.size()
     );
-    let n_ordinary = vocabulary.n_ids - vocabulary.first_id;
+    let (n_ordinary, id_of) = vocabulary.ordinary();
     assert!(n_ordinary > 0, "{vocabulary:?} has no id to draw");
     let chosen_bl = maskable_bl.logical_and(&uniform_3bl.get(0).lt(share));
     let fate_bl = uniform_3bl.get(1);
-    let drawn_bl = (uniform_3bl.get(2) * n_ordinary as f64).floor().to_kind(Kind::Int64) + vocabulary.first_id;
+    let drawn_bl = id_of((uniform_3bl.get(2) * n_ordinary as f64).floor().to_kind(Kind::Int64));
     let masked_bl = chosen_bl.logical_and(&fate_bl.lt(0.8));
     let replaced_bl = chosen_bl.logical_and(&fate_bl.ge(0.9));
     let ids = ids_bl.masked_fill(&masked_bl, vocabulary.mask_id);

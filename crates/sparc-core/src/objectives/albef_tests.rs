@@ -22,14 +22,16 @@ mod reference {
         rows: &[Vec<f64>],
         momentum: &[Vec<f64>],
         keys: &[Vec<f64>],
-        edited: Option<&[Vec<f64>]>,
+        edited: Option<(&[Vec<f64>], &[f64])>,
         right: &[Vec<usize>],
         (s, alpha): (f64, f64),
     ) -> f64 {
         let mut total = 0.0;
         for b in 0..rows.len() {
             let mut logits: Vec<f64> = keys.iter().map(|key| s * cosine(&rows[b], key)).collect();
-            if let Some(edited) = edited {
+            if let Some((edited, found)) = edited
+                && found[b] == 1.0
+            {
                 logits.push(s * cosine(&rows[b], &edited[b]));
             }
             let teacher: Vec<f64> = keys.iter().map(|key| s * cosine(&momentum[b], key)).collect();
@@ -54,6 +56,8 @@ struct Rows {
     ids: Tensor,
     queue_ids: Tensor,
     edited: Tensor,
+    /// Whether a row has an edited image; the second has none.
+    found: Tensor,
     scale: Tensor,
 }
 
@@ -71,6 +75,7 @@ impl Rows {
             ids: Tensor::arange(b, (Kind::Int64, Device::Cpu)).clamp_min(1),
             queue_ids: Tensor::arange(q, (Kind::Int64, Device::Cpu)) * 100 + 1,
             edited: row(b, 6),
+            found: Tensor::arange(b, (Kind::Int64, Device::Cpu)).ne(1),
             scale: Tensor::from(4.0f64),
         }
     }
@@ -85,7 +90,7 @@ impl Rows {
             text_queue_qd: &self.text_queue,
             image_ids: Gathered::single(&self.ids),
             queue_ids_q: &self.queue_ids,
-            edited_image_bd: edited.then_some(&self.edited),
+            edited: edited.then_some(EditedImages { image_bd: &self.edited, found_b: &self.found }),
             row_offset: 0,
             logit_scale: &self.scale,
         }
@@ -110,10 +115,10 @@ proptest! {
             &rows(&all.image), &rows(&all.momentum_image), &keys(&all.momentum_text, &all.text_queue), None, &right,
             (4.0, alpha),
         );
-        let wrong = rows(&all.edited);
+        let (wrong, found) = (rows(&all.edited), values(&all.found));
         let of_texts = reference::direction(
             &rows(&all.text), &rows(&all.momentum_text), &keys(&all.momentum_image, &all.image_queue),
-            edited.then_some(wrong.as_slice()), &right, (4.0, alpha),
+            edited.then_some((wrong.as_slice(), found.as_slice())), &right, (4.0, alpha),
         );
         let contrast = contrast(&all.inputs(edited), positives, alpha);
         assert_close(scalar(&contrast.value), 0.5 * (of_images + of_texts), 1e-10);
@@ -126,7 +131,10 @@ fn gradients_of_the_contrast_match_central_differences() {
     let value = |inputs: ContrastInputs| contrast(&inputs, Positives::SameImage, 0.4).value;
     check_gradient(&all.image, 1e-6, |x| value(ContrastInputs { image_bd: x, ..all.inputs(true) }));
     check_gradient(&all.text, 1e-6, |x| value(ContrastInputs { text_bd: x, ..all.inputs(true) }));
-    check_gradient(&all.edited, 1e-6, |x| value(ContrastInputs { edited_image_bd: Some(x), ..all.inputs(true) }));
+    check_gradient(&all.edited, 1e-6, |x| {
+        let edited = EditedImages { image_bd: x, found_b: &all.found };
+        value(ContrastInputs { edited: Some(edited), ..all.inputs(true) })
+    });
 }
 
 #[test]
@@ -160,7 +168,7 @@ fn ranks_add_up_to_the_whole() {
                 momentum_image: Gathered { local: &part.of(&all.momentum_image), global: &all.momentum_image },
                 momentum_text: Gathered { local: &part.of(&all.momentum_text), global: &all.momentum_text },
                 image_ids: Gathered { local: &part.of(&all.ids), global: &all.ids },
-                edited_image_bd: Some(&part.of(edited)),
+                edited: Some(EditedImages { image_bd: &part.of(edited), found_b: &part.of(&all.found) }),
                 row_offset: part.offset,
                 logit_scale: scale,
                 ..all.inputs(false)
@@ -355,6 +363,20 @@ fn tokens_are_masked_as_bert_does() {
     assert!((count(&stayed) / n_chosen - 0.1).abs() < 0.03);
     let drawn = masked.ids_bl.masked_select(&masked.chosen_bl);
     assert!(scalar(&drawn.max()) < 1000.0 && scalar(&drawn.max()) > 900.0 && scalar(&drawn.min()) == 3.0);
+}
+
+#[test]
+fn a_random_token_is_never_the_mask() {
+    let uniform = Tensor::from_slice(&uniforms(2, &[b"mask"], 0, 3 * 4000)).view([3, 40, 100]);
+    let ids = Tensor::ones([40, 100], (Kind::Int64, Device::Cpu));
+    for mask_id in [5, 7, 9] {
+        let vocabulary = MaskingVocabulary { mask_id, first_id: 5, n_ids: 10 };
+        // Of the chosen, a tenth is random: chosen is everything, and the fate is moved there.
+        let _ = uniform.get(1).fill_(0.95);
+        let drawn = mask_tokens(&ids, &ids.ge(0), vocabulary, 1.0, &uniform).ids_bl;
+        let seen: Vec<i64> = (0..10).filter(|&id| scalar(&drawn.eq(id).sum(Kind::Double)) > 0.0).collect();
+        assert_eq!(seen, (5..10).filter(|&id| id != mask_id).collect::<Vec<_>>());
+    }
 }
 
 fn language_inputs<'a>(

@@ -361,7 +361,8 @@ pub fn nas_loss(
                 labels_r: &both(pairs.labels_r, edits.labels_r),
                 valid: Gathered { local: &valid_local, global: &valid_global },
             });
-            albef_loss(contrast, judged, language, albef)
+            // The diagnostics stay those of the pairs, with edits or without.
+            albef_loss(contrast, Matching { value: judged.value, ..matching(pairs) }, language, albef)
         }
         EditedTerm::Separate { weight } => {
             let LossTerms { mut terms, diagnostics, .. } = albef_loss(contrast, matching(pairs), language, albef);

@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::*;
 use crate::dictionary::nearest;
-use crate::objectives::albef::Positives;
+use crate::objectives::albef::{MaskingVocabulary, Positives};
 use crate::objectives::clip::reference::cosine;
 use crate::seed::uniforms;
 
@@ -348,9 +348,10 @@ fn tokens_that_differ_change_places() {
 fn substitutes_are_neither_the_word_nor_a_likely_synonym() {
     let logits = Tensor::from_slice(&[9.0f64, 9.0, 3.0, 8.0, 1.0, 2.0]).repeat([2, 1]);
     let original = Tensor::from_slice(&[3i64, 5]);
+    let words = MaskingVocabulary { mask_id: 0, first_id: 2, n_ids: 6 };
     let mut seen = [[0; 6]; 2];
     for draw in 0..2000 {
-        let drawn = substitutes(&logits, &original, 2, 3, &numbers(draw, &[2]));
+        let drawn = substitutes(&logits, &original, words, 3, &numbers(draw, &[2]));
         assert_eq!(values(&drawn.found_b), [1.0, 1.0]);
         for (row, id) in values(&drawn.columns_b).into_iter().enumerate() {
             seen[row][id as usize] += 1;
@@ -361,8 +362,13 @@ fn substitutes_are_neither_the_word_nor_a_likely_synonym() {
     assert!(seen[0].iter().filter(|&&count| count > 0).count() == 3 && seen[0][2] > seen[0][5]);
     assert_eq!(seen[1][5], 0);
     // No word is left: said, not drawn.
-    let none = substitutes(&logits, &original, 2, 6, &numbers(1, &[2]));
+    let none = substitutes(&logits, &original, words, 6, &numbers(1, &[2]));
     assert_eq!(values(&none.found_b), [0.0, 0.0]);
+    // Nor is the mask ever drawn, wherever it stands: 4 and 5 alone are left beside it.
+    let last = MaskingVocabulary { mask_id: 2, ..words };
+    assert!(
+        (0..200).all(|draw| values(&substitutes(&logits, &original, last, 3, &numbers(draw, &[2])).columns_b)[0] > 3.0)
+    );
     let chosen = choose_words(&Tensor::from_slice(&[false, true, false, false]).view([2, 2]), &numbers(1, &[2]));
     assert_eq!((values(&chosen.columns_b), values(&chosen.found_b)), (vec![1.0, 0.0], vec![1.0, 0.0]));
 }

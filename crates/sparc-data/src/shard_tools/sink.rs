@@ -277,6 +277,7 @@ pub(crate) mod tests {
     use image::{ImageFormat, Rgb, RgbImage};
 
     use super::*;
+    use crate::shard_writer::tests::names;
 
     /// Shards and the folder they live in.
     pub(crate) struct Written {
@@ -312,13 +313,6 @@ pub(crate) mod tests {
         let mut sink = Sink::new(&output(_folder.path(), per_shard), Path::new("test")).unwrap();
         (0..count).for_each(|index| sink.add(new(index)).unwrap());
         Written { shards: sink.finish().unwrap().shards, _folder }
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
     }
 
     #[test]

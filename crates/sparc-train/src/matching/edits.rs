@@ -1,8 +1,8 @@
 //! Negatives that differ from the positive in a few visual tokens, or in a few words.
 
 use sparc_core::objectives::nas::{
-    Edit, EditedText, NasConfig, ReplacementInputs, ScoreSpace, TextNegatives, choose_words, edit, highest,
-    patch_scores, replacements, substitutes, swap_tokens,
+    Edit, EditedText, NasConfig, ReplacementInputs, ScoreSpace, TextNegatives, VisualTokens, choose_words, edit,
+    highest, patch_scores, replacements, substitutes, swap_tokens,
 };
 use sparc_core::{Batch, TextBatch};
 use sparc_models::networks::Albef;
@@ -20,7 +20,7 @@ pub(super) struct Edits {
     pub images: Edit,
     /// What the fusion encoder reads of edited images, `[B, M, W]`.
     pub sequence_bmw: Tensor,
-    /// Edited images in the shared space `[B, D]`, where the contrast has a use for them.
+    /// Edited images in the shared space `[B, D]`, not normalised, where the contrast has a use for them.
     pub image_bd: Option<Tensor>,
     /// Edited captions through the text tower `[B, L, W]`, and whether there is one `[B]`.
     pub text: Option<(Tensor, Tensor)>,
@@ -37,10 +37,12 @@ impl Edits {
         let (scores_bp, images) = edit_images(network, nas, batch, online, draws);
         let sequence_bmw = network.image_sequence(online.encoders, &online.image, Some(&images.edited));
         let image_bd = nas.contrast_edited.then(|| {
-            let embedded_bpd = online.encoders.embed_image(&images.edited.quantised_bpc);
-            let pooled_bd = embedded_bpd.mean_dim([1i64].as_slice(), false, None::<Kind>);
-            // An image in which nothing could be replaced is no wrong key: as a zero vector it is like none.
-            pooled_bd.masked_fill(&images.found_b.logical_not().unsqueeze(1), 0.0)
+            // The right key, moved by what the edit does to the mean of the projected patches: a key that were made
+            // otherwise than the right ones would give itself away by that alone.
+            let mean_bd = |tokens: &VisualTokens| {
+                online.encoders.embed_image(&tokens.quantised_bpc).mean_dim([1i64].as_slice(), false, None::<Kind>)
+            };
+            &copies.image_bd + mean_bd(&images.edited) - mean_bd(&images.original)
         });
         let text = edit_texts(network, nas.text_negatives, &batch.text, copies, draws).map(|edited| {
             let text = with_ids(&batch.text, edited.ids_bl);
@@ -104,7 +106,7 @@ pub(super) fn edit_texts(
             let original_b = text.ids_bl.gather(1, &column_b1, false).squeeze_dim(1);
             // One place a row, in the order of rows.
             let logits_bv = copies.words(&masked, &chosen_bl);
-            let drawn = substitutes(&logits_bv, &original_b, masking.first_id, skipped, &one(b"substitutes"));
+            let drawn = substitutes(&logits_bv, &original_b, masking, skipped, &one(b"substitutes"));
             EditedText {
                 ids_bl: text.ids_bl.scatter(1, &column_b1, &drawn.columns_b.unsqueeze(1)),
                 found_b: place.found_b.logical_and(&drawn.found_b),

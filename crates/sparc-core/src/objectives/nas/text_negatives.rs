@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::objectives::albef::{HardNegatives, draw};
+use crate::objectives::albef::{HardNegatives, MaskingVocabulary, draw};
 use crate::tensor_math::at_least_f32;
 
 // Dimension letters: b batch, l tokens, v words of the vocabulary, s skipped ones.
@@ -59,7 +59,7 @@ pub fn choose_words(words_bl: &Tensor, uniform_b: &Tensor) -> HardNegatives {
 }
 
 /// Draws a token that may stand for a masked one but is not it: by the momentum encoders' distribution, without the
-/// original, the `skipped` likeliest (they may say the same) and the special tokens below `first_id`.
+/// original, the `skipped` likeliest (they may say the same), the mask, and what lies below the first ordinary id.
 ///
 /// # Shapes
 ///
@@ -71,7 +71,7 @@ pub fn choose_words(words_bl: &Tensor, uniform_b: &Tensor) -> HardNegatives {
 pub fn substitutes(
     logits_bv: &Tensor,
     original_b: &Tensor,
-    first_id: i64,
+    vocabulary: MaskingVocabulary,
     skipped: i64,
     uniform_b: &Tensor,
 ) -> HardNegatives {
@@ -80,7 +80,8 @@ pub fn substitutes(
         let shares_bv = at_least_f32(logits_bv).nan_to_num(0.0, None, None).softmax(-1, None::<Kind>);
         let (_, likeliest_bs) = shares_bv.topk(skipped.clamp(0, v), 1, true, true);
         let weights_bv = shares_bv.scatter_value(1, &likeliest_bs, 0.0).scatter_value(1, &original_b.unsqueeze(1), 0.0);
-        let special_v = Tensor::arange(v, (Kind::Int64, weights_bv.device())).lt(first_id);
+        let ids_v = Tensor::arange(v, (Kind::Int64, weights_bv.device()));
+        let special_v = ids_v.lt(vocabulary.first_id).logical_or(&ids_v.eq(vocabulary.mask_id));
         draw(&weights_bv.masked_fill(&special_v, 0.0), uniform_b)
     })
 }

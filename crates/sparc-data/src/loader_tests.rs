@@ -94,7 +94,7 @@ pub(super) fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
             augmentation: Augmentation { min_crop_area: 0.5, horizontal_flip: true, random_augment: None },
             dct_scaling: false,
             captions: CaptionChoice::Random,
-            regions: Some(RegionSettings { max: 2, context_length: 5 }),
+            regions: Some(RegionSettings { max: 2, context_length: 5, caption_from_phrases: false }),
             seed: 3,
         },
     };
@@ -289,16 +289,49 @@ fn regions_share_their_phrases() {
 
     // Without any region one empty phrase stands in.
     let Data { mut config, _folder } = data(Some(vec![(0..4).map(|i| (format!("{i}"), sample(&[]))).collect()]));
-    config.preparation.regions = Some(RegionSettings { max: 3, context_length: 4 });
+    config.preparation.regions = Some(RegionSettings { max: 3, context_length: 4, caption_from_phrases: false });
     let batch = Loader::start(config.clone(), tokenizer(), LoaderState::default()).next().unwrap().unwrap().batch;
     let regions = batch.regions.unwrap();
     assert_eq!((regions.phrases.len(), regions.phrase_of_slot_bm.size()), (1, vec![4, 3]));
     assert_eq!(i64::try_from(regions.valid_bm.sum(tch::Kind::Int64)).unwrap(), 0);
 
     // A context that the special tokens fill.
-    config.preparation.regions = Some(RegionSettings { max: 3, context_length: 2 });
+    config.preparation.regions = Some(RegionSettings { max: 3, context_length: 2, caption_from_phrases: false });
     let error = Loader::start(config, tokenizer(), LoaderState::default()).next().unwrap().unwrap_err();
     assert!(error.to_string().contains("data.regions.context_length"), "{error}");
+}
+
+#[test]
+fn phrases_stand_in_for_missing_captions() {
+    let sample = |captions: &str, phrases: &[&str]| -> Members {
+        let regions: Vec<String> =
+            phrases.iter().map(|text| format!(r#"{{"box": [0.1, 0.1, 0.6, 0.9], "text": "{text}"}}"#)).collect();
+        let json = format!(r#"{{"captions": [{captions}], "regions": [{}]}}"#, regions.join(", "));
+        vec![("png", png(5)), ("json", json.into_bytes())]
+    };
+    let samples = vec![
+        ("own".to_owned(), sample(r#""first 3""#, &["thing 1"])),
+        ("phrases".to_owned(), sample("", &["thing 1", " thing 2", "thing 1"])),
+        ("neither".to_owned(), sample("", &[])),
+    ];
+    let Data { mut config, _folder } = data(Some(vec![samples]));
+    (config.batch_size, config.max_skipped_share) = (1, 1.0);
+    let tokenizer = tokenizer();
+    let captions = |config: &LoaderConfig| {
+        let mut found = std::collections::BTreeMap::<String, std::collections::BTreeSet<String>>::new();
+        for loaded in Loader::start(config.clone(), tokenizer.clone(), LoaderState::default()).take(30) {
+            let batch = loaded.unwrap().batch;
+            let ids = Vec::<i64>::try_from(batch.text.ids_bl.get(0)).unwrap();
+            found.entry(batch.keys[0].clone()).or_default().insert(tokenizer.decode(&ids).unwrap());
+        }
+        found.into_iter().map(|(key, texts)| (key, Vec::from_iter(texts))).collect::<Vec<_>>()
+    };
+    let own = ("own".to_owned(), vec!["first 3".to_owned()]);
+    assert_eq!(captions(&config), std::slice::from_ref(&own));
+    config.preparation.regions.as_mut().unwrap().caption_from_phrases = true;
+    // The tokenizer has never seen a comma.
+    let either_order = ["thing 1 thing 2", "thing 2 thing 1"].map(str::to_owned);
+    assert_eq!(captions(&config), [own, ("phrases".to_owned(), either_order.to_vec())]);
 }
 
 #[test]

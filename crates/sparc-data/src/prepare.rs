@@ -7,7 +7,7 @@ use sparc_core::seed;
 
 use crate::decode::{DecodedImage, EncodedImage, ImageError, Reduction};
 use crate::record::RecordJson;
-use crate::regions::{PreparedRegion, RegionSettings, draw_regions, valid_regions, visible_regions};
+use crate::regions::{PreparedRegion, RegionSettings, caption_of, draw_regions, valid_regions, visible_regions};
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
 use crate::stages::{Stage, StageTimes};
@@ -112,6 +112,13 @@ pub fn prepare(
     ));
     let record = read_record(sample)?;
     let mut captions = read_captions(sample, &record)?;
+    let regions = match preparation.regions {
+        None => Vec::new(),
+        Some(_) => valid_regions(sample, record.regions.unwrap_or_default(), skips),
+    };
+    if captions.is_empty() && preparation.regions.is_some_and(|settings| settings.caption_from_phrases) {
+        captions.extend(caption_of(&regions, &mut generator));
+    }
     if captions.is_empty() {
         return Err(sample.skip(SkipReason::NoCaption, "neither .txt nor .json has a caption"));
     }
@@ -123,10 +130,6 @@ pub fn prepare(
     captions.truncate(if preparation.captions == CaptionChoice::All { MAX_CAPTIONS } else { 0 });
 
     let image = open_image(sample)?;
-    let regions = match preparation.regions {
-        None => Vec::new(),
-        Some(_) => valid_regions(sample, record.regions.unwrap_or_default(), skips),
-    };
     let may_flip = std::iter::once(&caption)
         .chain(&captions)
         .chain(regions.iter().map(|region| &region.text))

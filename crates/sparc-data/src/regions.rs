@@ -1,7 +1,8 @@
 //! Annotated regions: which of a sample's take part, and how a batch holds them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,10 @@ pub struct RegionSettings {
     pub max: usize,
     /// Most tokens of a phrase, special tokens included.
     pub context_length: usize,
+    /// Whether the phrases stand in for the caption of a sample that has regions and no caption; otherwise it
+    /// is skipped. Off unless given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub caption_from_phrases: bool,
 }
 
 /// A region in the network's frame.
@@ -50,6 +55,15 @@ pub(crate) fn valid_regions(
         }
     };
     regions.into_iter().filter(|region| check(region)).collect()
+}
+
+/// The distinct phrases of the regions as a caption, "dog, red ball, two people", in an order drawn by
+/// `generator`; `None` without a phrase.
+pub(crate) fn caption_of(regions: &[RegionRecord], generator: &mut impl Rng) -> Option<String> {
+    let distinct: BTreeSet<&str> = regions.iter().map(|region| region.text.trim()).collect();
+    let mut phrases: Vec<&str> = distinct.into_iter().filter(|phrase| !phrase.is_empty()).collect();
+    phrases.shuffle(generator);
+    (!phrases.is_empty()).then(|| phrases.join(", "))
 }
 
 /// Regions of which enough can be seen, with their boxes in the frame; the others are counted.

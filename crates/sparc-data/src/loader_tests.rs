@@ -302,6 +302,18 @@ fn regions_share_their_phrases() {
 }
 
 #[test]
+fn a_panic_in_a_worker_is_an_error_that_names_the_sample() {
+    let Data { mut config, _folder } = data(None);
+    // No configuration file gets this far: a range without an end to draw from.
+    config.preparation.augmentation.min_crop_area = f64::NEG_INFINITY;
+    let mut loader = Loader::start(config, tokenizer(), LoaderState::default());
+    let error = loader.next().unwrap().unwrap_err();
+    assert!(matches!(&error, Error::WorkerPanicked { key, .. } if key.starts_with('k')), "{error}");
+    assert!(error.to_string().contains(".tar"), "{error}");
+    assert!(loader.next().is_none(), "nothing comes after an error");
+}
+
+#[test]
 fn phrases_stand_in_for_missing_captions() {
     let sample = |captions: &str, phrases: &[&str]| -> Members {
         let regions: Vec<String> =

@@ -314,7 +314,10 @@ pub(crate) mod tests {
             "data.train=[{data: 'a.tar::b.tar', weight: 2}, {data: c.csv, weight: 0.5, resample: true, columns: {image: url, text: caption}}]",
         ];
         let config = parse(EXAMPLE, &settings.map(String::from)).unwrap();
-        assert_eq!(config.data.regions, Some(RegionSettings { max: 4, context_length: 16, caption_from_phrases: false }));
+        assert_eq!(
+            config.data.regions,
+            Some(RegionSettings { max: 4, context_length: 16, caption_from_phrases: false })
+        );
         assert_eq!(config.data.augmentation.random_augment.unwrap().magnitude, 7.0);
         assert_eq!((config.data.resize, config.data.captions), (ResizeMode::Pad, CaptionChoice::All));
         assert_eq!(config.data.remote, Some(Patience { retries: 3, timeout_s: 5.0 }));

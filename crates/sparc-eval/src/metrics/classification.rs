@@ -24,7 +24,7 @@ impl ClassificationCounts {
         ClassificationCounts { n_samples: vec![0; n_classes], top_1_hits: vec![0.0; n_classes], top_5_hits: 0.0 }
     }
 
-    /// Counts one sample of class `class`.
+    /// Counts one sample of class `class`, and says with what probability it is right: 0 or 1 where nothing ties.
     ///
     /// # Shapes
     ///
@@ -33,7 +33,7 @@ impl ClassificationCounts {
     /// # Panics
     ///
     /// If there are not K scores, the class is not below K, or a score is NaN.
-    pub fn add(&mut self, scores_k: ArrayView1<'_, f32>, class: usize) {
+    pub fn add(&mut self, scores_k: ArrayView1<'_, f32>, class: usize) -> f64 {
         let n_classes = self.n_samples.len();
         assert_eq!(scores_k.len(), n_classes, "one score per class");
         assert!(class < n_classes, "class {class} of {n_classes}");
@@ -41,6 +41,7 @@ impl ClassificationCounts {
         self.n_samples[class] += 1;
         self.top_1_hits[class] += rank.hit_probability(1);
         self.top_5_hits += rank.hit_probability(5);
+        rank.hit_probability(1)
     }
 
     /// Number of samples.

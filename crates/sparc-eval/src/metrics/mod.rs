@@ -9,12 +9,14 @@
 //! network gets exactly the chance level. [`segmentation`] takes the lowest class index, as an argmax
 //! does everywhere.
 
+mod bootstrap;
 pub mod boxes;
 pub mod captions;
 pub mod classification;
 pub mod compositional;
 pub mod faithfulness;
 pub mod grounding;
+mod image_means;
 pub mod regions;
 pub mod reranking;
 pub mod retrieval;
@@ -23,4 +25,6 @@ mod tied_rank;
 pub mod upsample;
 pub mod vqa;
 
+pub use bootstrap::{Bootstrap, Interval, bootstrap, bootstrap_mean};
+pub use image_means::ImageMeans;
 pub use tied_rank::TiedRank;

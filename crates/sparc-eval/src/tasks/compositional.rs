@@ -10,15 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use sparc_core::{CaptionPair, EvalSample};
 
 use super::compositional_results::{
-    CaptionPairResults, ClaimResults, CompositionalResults, HardNegativeResults, Measured, SourceResults,
-    StatementResults, StatementVerdicts,
+    CaptionPairResults, ClaimResults, CompositionalResults, HardNegativeResults, SourceResults, StatementResults,
+    StatementVerdicts,
 };
+use super::measured::{BOOTSTRAP, Measured};
 use super::pair_judge::{PairJudge, PairJudgement, SeenImages};
 use super::{EvalError, Task};
-use crate::metrics::compositional::{Bootstrap, HardNegatives, SourceAccuracy, Statements, Winoground};
+use crate::metrics::compositional::{HardNegatives, SourceAccuracy, Statements, Winoground};
 
-/// How intervals are drawn; images are resampled.
-const BOOTSTRAP: Bootstrap = Bootstrap { confidence: 0.95, n_resamples: 2000, seed: 0 };
 /// Log-odds above which the matching head says that a pair belongs together.
 const MATCHED: f32 = 0.0;
 
@@ -160,8 +159,6 @@ impl CompositionalTask {
             n_images: self.n_images,
             n_without_claims: self.n_without_claims,
             n_lone_caption_pairs: self.n_lone_pairs + self.halves.len(),
-            confidence: BOOTSTRAP.confidence,
-            n_resamples: BOOTSTRAP.n_resamples,
             by_score: self.by_score.results(None),
             by_match: self.by_match.map(|outcomes| outcomes.results(Some(MATCHED))),
         })

@@ -2,17 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::compositional::Interval;
-
-/// A number with the interval of its bootstrap.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// The number.
-    pub value: f64,
-    /// Where it would lie on other images of the kind, with the results' confidence.
-    #[serde(flatten)]
-    pub interval: Interval,
-}
+use super::measured::{Measured, MetricKeys};
 
 /// Compositional tests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,10 +13,6 @@ pub struct CompositionalResults {
     pub n_without_claims: usize,
     /// Halves of pairs of captions whose other half was not met.
     pub n_lone_caption_pairs: usize,
-    /// Confidence of all intervals.
-    pub confidence: f64,
-    /// Resamples that they come from.
-    pub n_resamples: usize,
     /// By the pair score that the protocol names.
     pub by_score: ClaimResults,
     /// By the matching head, of networks with one.
@@ -118,21 +104,8 @@ pub struct CaptionPairResults {
 /// Chance of the text, the image and the group score.
 const PAIR_CHANCE: [f64; 3] = [1.0 / 4.0, 1.0 / 4.0, 1.0 / 6.0];
 
-/// Metric keys with their values. A key's `.low` and `.high` are the ends of its interval, `.n` the number of cases,
-/// `.chance` what a constant score gets.
-struct Numbers(Vec<(String, f64)>);
-
-impl Numbers {
-    fn measured(&mut self, key: &str, Measured { value, interval }: Measured) {
-        self.0.push((key.to_owned(), value));
-        self.0.push((format!("{key}.low"), interval.low));
-        self.0.push((format!("{key}.high"), interval.high));
-    }
-
-    fn detail(&mut self, key: &str, name: &str, value: f64) {
-        self.0.push((format!("{key}.{name}"), value));
-    }
-
+/// A key's `.n` is the number of cases, `.chance` what a constant score gets.
+impl MetricKeys {
     fn source(&mut self, key: &str, source: &SourceResults) {
         self.measured(key, source.accuracy);
         self.detail(key, "n", source.n_cases as f64);
@@ -178,12 +151,10 @@ impl Numbers {
 }
 
 impl CompositionalResults {
-    pub(super) fn metrics(&self) -> Vec<(String, f64)> {
-        let mut numbers = Numbers(Vec::new());
-        numbers.claims("compositional", &self.by_score);
+    pub(super) fn metrics(&self, keys: &mut MetricKeys) {
+        keys.claims("compositional", &self.by_score);
         if let Some(by_match) = &self.by_match {
-            numbers.claims("compositional.match", by_match);
+            keys.claims("compositional.match", by_match);
         }
-        numbers.0
     }
 }

@@ -330,12 +330,21 @@ fn the_first_candidates_are_ordered_by_the_matching_head() {
     // An image's number seems 0.6 too high: the next one's two captions come first, but for the last image.
     let results = retrieval(&SEEING, 4, 64);
     assert_eq!((results.n_images, results.n_captions), (8, 16));
-    assert_eq!((results.ranks.image_to_text_recall[0], results.ranks.image_to_text_recall[1]), (1.0 / 8.0, 1.0));
+    assert_eq!(
+        (results.ranks.image_to_text_recall[0].value, results.ranks.image_to_text_recall[1].value),
+        (1.0 / 8.0, 1.0)
+    );
     // A caption seems 0.6 too low: the image before comes first, but for the first.
-    assert_eq!((results.ranks.text_to_image_recall[0], results.ranks.text_to_image_mean_rank), (1.0 / 8.0, 15.0 / 8.0));
+    assert_eq!(
+        (results.ranks.text_to_image_recall[0].value, results.ranks.text_to_image_mean_rank),
+        (1.0 / 8.0, 15.0 / 8.0)
+    );
     let reranked = results.reranked.unwrap();
     assert_eq!((reranked.n_candidates, reranked.image_to_text_listed, reranked.text_to_image_listed), (4, 1.0, 1.0));
-    assert_eq!((reranked.ranks.image_to_text_recall[0], reranked.ranks.text_to_image_recall[0]), (1.0, 1.0));
+    assert_eq!(
+        (reranked.ranks.image_to_text_recall[0].value, reranked.ranks.text_to_image_recall[0].value),
+        (1.0, 1.0)
+    );
     // Both own captions tie for the first place.
     assert_eq!((reranked.ranks.image_to_text_mean_rank, reranked.ranks.text_to_image_mean_rank), (1.0, 1.0));
 }
@@ -352,7 +361,7 @@ fn a_single_candidate_leaves_the_order() {
 #[test]
 fn more_candidates_than_there_are_and_small_batches_are_fine() {
     let all = retrieval(&SEEING, 1000, 64).reranked.unwrap();
-    assert_eq!((all.ranks.image_to_text_recall[0], all.ranks.text_to_image_recall[0]), (1.0, 1.0));
+    assert_eq!((all.ranks.image_to_text_recall[0].value, all.ranks.text_to_image_recall[0].value), (1.0, 1.0));
     for (rerank, batch_size) in [(4, 1), (4, 5), (3, 16), (1000, 7)] {
         assert_eq!(retrieval(&SEEING, rerank, batch_size), retrieval(&SEEING, rerank, 64), "{rerank}, {batch_size}");
     }

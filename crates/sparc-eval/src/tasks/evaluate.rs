@@ -6,6 +6,7 @@ use tch::Tensor;
 use super::captioning::CaptioningTask;
 use super::compositional::CompositionalTask;
 use super::features::{TextEmbedder, normalized_rows};
+use super::measured::BOOTSTRAP;
 use super::pair_judge::{PairJudge, SeenImages};
 use super::phrase_grounding::GroundingTask;
 use super::regions::RegionsTask;
@@ -304,6 +305,7 @@ impl<'a> Tasks<'a> {
                 },
                 upsampling: self.request.upsampling,
                 heatmap_threshold: self.request.heatmap_threshold,
+                intervals: BOOTSTRAP,
             },
             retrieval: self.retrieval.map(|task| task.finish(n_images, self.embedder, progress)).transpose()?,
             classification: self.classification.map(|task| task.finish(n_images)).transpose()?,

@@ -16,10 +16,12 @@ mod compositional_results;
 mod error;
 mod evaluate;
 mod features;
+mod measured;
 mod pair_judge;
 mod pair_scoring;
 mod phrase_grounding;
 mod region_arms;
+mod region_results;
 mod regions;
 mod request;
 mod reranking;
@@ -35,16 +37,18 @@ mod tests;
 
 pub use class_list::{ClassListError, ClassSet, DEFAULT_TEMPLATES, SegmentationClasses, Templates};
 pub use compositional_results::{
-    CaptionPairResults, ClaimResults, CompositionalResults, HardNegativeResults, Measured, SourceResults,
-    StatementResults, StatementVerdicts,
+    CaptionPairResults, ClaimResults, CompositionalResults, HardNegativeResults, SourceResults, StatementResults,
+    StatementVerdicts,
 };
 pub use error::{EvalError, Task};
 pub use evaluate::{Progress, evaluate};
+pub use measured::Measured;
 pub use pair_judge::{PairJudge, PairJudgement, SeenImages};
 pub use region_arms::RegionArm;
+pub use region_results::{ArmResults, BoxResults, RegionResults};
 pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
-    ArmResults, BoxResults, CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults,
-    ImageCaption, Protocol, RankSummary, RegionResults, RerankedResults, RetrievalResults, SegmentationResults,
+    CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults, ImageCaption, Protocol,
+    RankSummary, RerankedResults, RetrievalResults, SegmentationResults,
 };

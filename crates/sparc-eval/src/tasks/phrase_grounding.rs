@@ -14,6 +14,7 @@ use ndarray::{Array2, ArrayView2};
 use sparc_core::{EvalSample, PatchGrid, Region};
 
 use super::features::TextEmbedder;
+use super::measured::Measured;
 use super::{EvalError, GroundingResults, Task};
 use crate::metrics::grounding::{FOUND_IOU, GroundingScore, grounding_score};
 use crate::metrics::upsample::upsample_bilinear;
@@ -21,13 +22,12 @@ use crate::metrics::upsample::upsample_bilinear;
 pub(super) struct GroundingTask {
     threshold: f64,
     n_images: usize,
-    n_phrases: usize,
     n_boxes: usize,
     n_without_regions: usize,
     n_empty_phrases: usize,
     n_empty_boxes: usize,
-    n_found: usize,
-    sum: GroundingScore,
+    /// Of each phrase, with its image.
+    scores: Vec<(usize, GroundingScore)>,
 }
 
 /// A phrase of one image with all its boxes.
@@ -65,13 +65,11 @@ impl GroundingTask {
         GroundingTask {
             threshold,
             n_images: 0,
-            n_phrases: 0,
             n_boxes: 0,
             n_without_regions: 0,
             n_empty_phrases: 0,
             n_empty_boxes: 0,
-            n_found: 0,
-            sum: GroundingScore { pointing: 0.0, box_iou: 0.0, mask_iou: 0.0, chance: 0.0 },
+            scores: Vec::new(),
         }
     }
 
@@ -115,24 +113,17 @@ impl GroundingTask {
             let shape = (grid.height as usize, grid.width as usize);
             let heat_hw = Array2::from_shape_vec(shape, heat_p.to_vec()).expect("P = h * w patches");
             let heatmap_hw = upsample_bilinear(heat_hw.view(), height, width);
-            self.add_score(grounding_score(heatmap_hw.view(), &query.boxes, self.threshold));
+            let score = grounding_score(heatmap_hw.view(), &query.boxes, self.threshold);
+            self.scores.push((self.n_images, score));
             self.n_boxes += query.boxes.len();
         }
         self.n_images += 1;
         Ok(())
     }
 
-    fn add_score(&mut self, score: GroundingScore) {
-        self.n_phrases += 1;
-        self.n_found += usize::from(score.box_iou >= FOUND_IOU);
-        self.sum.pointing += score.pointing;
-        self.sum.box_iou += score.box_iou;
-        self.sum.mask_iou += score.mask_iou;
-        self.sum.chance += score.chance;
-    }
-
     pub fn finish(self, n_seen: usize) -> Result<GroundingResults, EvalError> {
-        if self.n_phrases == 0 {
+        let scores = &self.scores;
+        if scores.is_empty() {
             return Err(EvalError::NoUsableSample {
                 task: Task::PhraseGrounding,
                 field: "regions",
@@ -140,19 +131,21 @@ impl GroundingTask {
                 n_images: n_seen,
             });
         }
-        let n_phrases = self.n_phrases as f64;
+        let mean = |of: fn(&GroundingScore) -> f64| {
+            Measured::mean(scores.iter().map(|(image, score)| (*image, of(score)))).expect("there is a phrase")
+        };
         Ok(GroundingResults {
             n_images: self.n_images,
-            n_phrases: self.n_phrases,
+            n_phrases: scores.len(),
             n_boxes: self.n_boxes,
             n_without_regions: self.n_without_regions,
             n_empty_phrases: self.n_empty_phrases,
             n_empty_boxes: self.n_empty_boxes,
-            pointing_accuracy: self.sum.pointing / n_phrases,
-            mean_box_iou: self.sum.box_iou / n_phrases,
-            mean_mask_iou: self.sum.mask_iou / n_phrases,
-            box_accuracy: self.n_found as f64 / n_phrases,
-            chance: self.sum.chance / n_phrases,
+            pointing_accuracy: mean(|score| score.pointing),
+            mean_box_iou: mean(|score| score.box_iou),
+            mean_mask_iou: mean(|score| score.mask_iou),
+            box_accuracy: mean(|score| f64::from(u8::from(score.box_iou >= FOUND_IOU))),
+            chance: scores.iter().map(|(_, score)| score.chance).sum::<f64>() / scores.len() as f64,
         })
     }
 }

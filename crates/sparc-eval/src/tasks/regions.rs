@@ -17,6 +17,7 @@ use sparc_core::{Encoder, EvalSample, FineRegion, ImageFeatures, Region};
 use tch::Tensor;
 
 use super::features::{TextEmbedder, normalized_rows};
+use super::measured::{BOOTSTRAP, Measured, PURPOSE};
 use super::phrase_grounding::{clipped, queries};
 use super::region_arms::{BatchBoxes, RegionArm, Slots};
 use super::{ArmResults, BoxResults, EvalError, EvalRequest, RegionResults, Task};
@@ -24,7 +25,7 @@ use crate::metrics::boxes::box_iou;
 use crate::metrics::regions::{
     Difficulty, Match, PhraseChoice, box_grounding, region_recognition, region_retrieval_ranks,
 };
-use crate::metrics::retrieval::recall_at;
+use crate::metrics::{ImageMeans, TiedRank};
 
 /// Which arms, and what is recognised.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,10 +47,15 @@ pub(super) struct RegionsTask<'a> {
     request: &'a RegionsRequest,
     arms: Vec<Arm>,
     phrases: Vec<String>,
+    /// Of each phrase.
+    images: Vec<usize>,
     n_images: usize,
+    /// Images of earlier batches, those without regions included.
+    n_seen: usize,
     n_without_regions: usize,
     n_fine_regions: usize,
-    ious: Vec<f64>,
+    /// Of each phrase's predicted box, with its image.
+    ious: Vec<(usize, f64)>,
     grounds: bool,
 }
 
@@ -86,7 +92,9 @@ impl<'a> RegionsTask<'a> {
             request,
             arms: request.arms.iter().filter(has).map(arm).collect(),
             phrases: Vec::new(),
+            images: Vec::new(),
             n_images: 0,
+            n_seen: 0,
             n_without_regions: 0,
             n_fine_regions: 0,
             ious: Vec::new(),
@@ -144,23 +152,26 @@ impl<'a> RegionsTask<'a> {
             })?;
             let mut questions = questions.iter();
             let mut row = 0;
-            for Usable { regions, fine } in &found {
+            for (image, Usable { regions, fine }) in (self.n_seen..).zip(&found) {
                 for region_d in rows_rd.axis_iter(Axis(0)).skip(row).take(regions.len()) {
                     arm.rows.extend(region_d);
                 }
                 row += regions.len();
                 for (fine, texts_nd) in questions.by_ref().take(fine.len()) {
-                    add_choice(&mut arm.choice, fine, &texts_nd.dot(&rows_rd.row(row)).to_vec());
+                    add_choice(&mut arm.choice, image, fine, &texts_nd.dot(&rows_rd.row(row)).to_vec());
                     row += 1;
                 }
             }
         }
-        for Usable { regions, fine } in &found {
+        for (image, Usable { regions, fine }) in (self.n_seen..).zip(&found) {
             self.n_images += usize::from(!regions.is_empty());
             self.n_fine_regions += fine.len();
             self.phrases.extend(regions.iter().map(|(phrase, _)| (*phrase).to_owned()));
+            self.images.extend(vec![image; regions.len()]);
         }
-        self.ground(samples, images_bchw, embedder)
+        self.ground(samples, images_bchw, embedder)?;
+        self.n_seen += samples.len();
+        Ok(())
     }
 
     /// Where the network says the phrases are.
@@ -188,9 +199,10 @@ impl<'a> RegionsTask<'a> {
         self.grounds = true;
         let boxes = slots.pick(&boxes_bs4).to_kind(tch::Kind::Double).contiguous().view([-1]);
         let boxes = Vec::<f64>::try_from(boxes).expect("numbers");
-        let keys =
-            asked.iter().zip(samples).flat_map(|(queries, sample)| queries.iter().map(move |query| (query, sample)));
-        for ((query, sample), corners) in keys.zip(boxes.chunks(4)) {
+        let keys = (self.n_seen..)
+            .zip(asked.iter().zip(samples))
+            .flat_map(|(image, (queries, sample))| queries.iter().map(move |query| (image, query, sample)));
+        for ((image, query, sample), corners) in keys.zip(boxes.chunks(4)) {
             let predicted = [corners[0], corners[1], corners[2], corners[3]];
             if !predicted.iter().all(|value| value.is_finite()) {
                 return Err(EvalError::NonFinite {
@@ -201,7 +213,7 @@ impl<'a> RegionsTask<'a> {
             let truths = query.boxes.iter().map(|truth| truth.map(f64::from));
             let overlap = |truth: &[f64; 4]| box_iou(predicted, *truth);
             let best = truths.max_by(|a, b| overlap(a).total_cmp(&overlap(b))).expect("a query has a box");
-            self.ious.extend(box_grounding(&[Some(predicted)], &[best]).ious);
+            self.ious.extend(box_grounding(&[Some(predicted)], &[best]).ious.into_iter().map(|iou| (image, iou)));
         }
         Ok(())
     }
@@ -223,12 +235,15 @@ impl<'a> RegionsTask<'a> {
         let class_of: Vec<Option<usize>> =
             self.phrases.iter().map(|phrase| classes.place.get(phrase.as_str()).copied()).collect();
         let n_without_class = class_of.iter().filter(|class| class.is_none()).count();
-        let arms = self.arms.iter().map(|arm| arm.results(&self.phrases, &phrases, &classes, &class_of)).collect();
-        let scores = crate::metrics::regions::BoxGrounding { ious: self.ious };
+        let regions = Regions { texts: &self.phrases, images: &self.images, class_of: &class_of };
+        let arms = self.arms.iter().map(|arm| arm.results(&regions, &phrases, &classes)).collect();
+        let ious = &self.ious;
         let boxes = self.grounds.then(|| BoxResults {
-            n_phrases: scores.ious.len(),
-            precision_50: scores.precision_at(FOUND_IOU),
-            mean_iou: scores.mean_iou(),
+            n_phrases: ious.len(),
+            precision_50: Measured::mean(
+                ious.iter().map(|(image, iou)| (*image, f64::from(u8::from(*iou >= FOUND_IOU)))),
+            ),
+            mean_iou: Measured::mean(ious.iter().copied()),
         });
         Ok(RegionResults {
             n_images: self.n_images,
@@ -244,12 +259,12 @@ impl<'a> RegionsTask<'a> {
     }
 }
 
-fn add_choice(choice: &mut PhraseChoice, fine: &FineRegion, scores: &[f32]) {
+fn add_choice(choice: &mut PhraseChoice, image: usize, fine: &FineRegion, scores: &[f32]) {
     let (truth, mut wrong) = (scores[0], &scores[1..]);
     for (difficulty, texts) in Difficulty::ALL.into_iter().zip(fine.levels()) {
         let (level, rest) = wrong.split_at(texts.len());
         if !level.is_empty() {
-            choice.add(difficulty, truth, level);
+            choice.add(difficulty, image, truth, level);
         }
         wrong = rest;
     }
@@ -275,16 +290,21 @@ impl Distinct {
     }
 }
 
+/// What all arms are judged on, region by region.
+struct Regions<'a> {
+    texts: &'a [String],
+    images: &'a [usize],
+    class_of: &'a [Option<usize>],
+}
+
 impl Arm {
-    fn results(
-        &self,
-        texts: &[String],
-        phrases: &Distinct,
-        classes: &Distinct,
-        class_of: &[Option<usize>],
-    ) -> ArmResults {
-        let choice = Difficulty::ALL.map(|difficulty| self.choice.level(difficulty).accuracy());
-        let mut results = ArmResults { arm: self.arm, choice, ..ArmResults::none(self.arm) };
+    fn results(&self, regions: &Regions<'_>, phrases: &Distinct, classes: &Distinct) -> ArmResults {
+        let choice = Difficulty::ALL.map(|difficulty| {
+            let interval = self.choice.interval(difficulty, PURPOSE, BOOTSTRAP)?;
+            Some(Measured { value: self.choice.level(difficulty).accuracy()?, interval })
+        });
+        let mut results = ArmResults { choice, ..ArmResults::none(self.arm) };
+        let Regions { texts, images, class_of } = *regions;
         if texts.is_empty() {
             return results;
         }
@@ -292,18 +312,26 @@ impl Arm {
         let regions_rd = Array2::from_shape_vec((texts.len(), width), self.rows.clone()).expect("one row a region");
         let rows: Vec<usize> = texts.iter().map(|text| phrases.place[text]).collect();
         let phrases_rd = phrases.embedded_ud.select(Axis(0), &rows);
+        let recall = |ranks: &[TiedRank]| {
+            Measured::mean(images.iter().zip(ranks).map(|(image, rank)| (*image, rank.hit_probability(RECALL_AT))))
+        };
         for (matching, slot) in [(Match::Index, 0), (Match::String, 1)] {
             let ranks = region_retrieval_ranks(regions_rd.view(), phrases_rd.view(), texts, matching, MAX_SCORES);
-            results.region_to_text_recall[slot] = recall_at(&ranks.image_to_text, RECALL_AT);
-            results.text_to_region_recall[slot] = recall_at(&ranks.text_to_image, RECALL_AT);
+            results.region_to_text_recall[slot] = recall(&ranks.image_to_text);
+            results.text_to_region_recall[slot] = recall(&ranks.text_to_image);
         }
-        let named: Vec<usize> = (0..texts.len()).filter(|&region| class_of[region].is_some()).collect();
+        let (named, truth): (Vec<usize>, Vec<usize>) =
+            class_of.iter().enumerate().filter_map(|(region, class)| Some((region, (*class)?))).unzip();
         if !named.is_empty() {
-            let truth: Vec<usize> = named.iter().filter_map(|&region| class_of[region]).collect();
             let regions_rd = regions_rd.select(Axis(0), &named);
-            let counts = region_recognition(regions_rd.view(), classes.embedded_ud.view(), &truth, MAX_SCORES);
-            results.macro_accuracy = counts.mean_per_class_recall();
-            results.micro_accuracy = counts.top_1();
+            let recognition = region_recognition(regions_rd.view(), classes.embedded_ud.view(), &truth, MAX_SCORES);
+            let (mut by_class, mut together) = (ImageMeans::default(), ImageMeans::default());
+            for ((&region, &class), &hit) in named.iter().zip(&truth).zip(&recognition.hits) {
+                by_class.add_to_group(images[region], class, hit);
+                together.add(images[region], hit);
+            }
+            results.macro_accuracy = Measured::of(recognition.counts.mean_per_class_recall(), &by_class);
+            results.micro_accuracy = Measured::of(recognition.counts.top_1(), &together);
         }
         results
     }

@@ -69,7 +69,7 @@ impl Reranker {
             n_candidates,
             image_to_text_listed: listed(&ranks.image_to_text, text_to_image.n_queries),
             text_to_image_listed: listed(&ranks.text_to_image, image_to_text.n_queries),
-            ranks: RankSummary::of(&ranks),
+            ranks: RankSummary::of(&ranks, image_of_text),
         })
     }
 }

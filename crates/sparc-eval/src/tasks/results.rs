@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CompositionalResults, RegionArm, Templates};
-use crate::metrics::TiedRank;
-use crate::metrics::retrieval::{RetrievalRanks, mean_rank, median_rank, recall_at};
+use super::measured::{Measured, MetricKeys};
+use super::{CompositionalResults, RegionResults, Templates};
+use crate::metrics::retrieval::{RetrievalRanks, mean_rank, median_rank};
 use crate::metrics::upsample::Upsampling;
+use crate::metrics::{Bootstrap, TiedRank};
 
 /// Everything that [`super::evaluate`] found out. Rates are in `[0, 1]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub struct Protocol {
     pub upsampling: Upsampling,
     /// Where grounding cuts its min-max-normalised heatmaps.
     pub heatmap_threshold: f64,
+    /// How the intervals of all tasks are drawn: images are resampled, and candidates stay.
+    pub intervals: Bootstrap,
 }
 
 fn pooled() -> String {
@@ -74,9 +77,9 @@ pub struct RetrievalResults {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RankSummary {
     /// Recall@1, @5, @10 of captions for images.
-    pub image_to_text_recall: [f64; 3],
+    pub image_to_text_recall: [Measured; 3],
     /// Recall@1, @5, @10 of images for captions.
-    pub text_to_image_recall: [f64; 3],
+    pub text_to_image_recall: [Measured; 3],
     /// Mean rank, from 1, of an image's first own caption.
     pub image_to_text_mean_rank: f64,
     /// Median of the same.
@@ -175,80 +178,16 @@ pub struct GroundingResults {
     /// Regions skipped because their box has no area in the image.
     pub n_empty_boxes: usize,
     /// Fraction of phrases whose heatmap is highest inside a box of theirs.
-    pub pointing_accuracy: f64,
+    pub pointing_accuracy: Measured,
     /// Mean IoU of the box around the cut heatmap with the phrase's best box.
-    pub mean_box_iou: f64,
+    pub mean_box_iou: Measured,
     /// Mean IoU of the cut heatmap with the pixels of the phrase's boxes.
-    pub mean_mask_iou: f64,
+    pub mean_mask_iou: Measured,
     /// Fraction of phrases whose box IoU is at least 0.5.
-    pub box_accuracy: f64,
+    pub box_accuracy: Measured,
     /// Mean share of the image that a phrase's boxes cover: what pointing and mask IoU would be for a
     /// constant heatmap.
     pub chance: f64,
-}
-
-/// Regions with given boxes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RegionResults {
-    /// Images with a usable region.
-    pub n_images: usize,
-    /// Regions.
-    pub n_regions: usize,
-    /// Distinct phrases of the regions.
-    pub n_phrases: usize,
-    /// Classes to choose from.
-    pub n_classes: usize,
-    /// Images left out because they have no usable region.
-    pub n_without_regions: usize,
-    /// Regions that recognition leaves out because no class has the name of their phrase.
-    pub n_without_class: usize,
-    /// Regions whose description is chosen among wrong ones.
-    pub n_fine_regions: usize,
-    /// By the way boxes get embeddings.
-    pub arms: Vec<ArmResults>,
-    /// Boxes predicted from phrases; absent if the network predicts none.
-    pub boxes: Option<BoxResults>,
-}
-
-/// What one way to embed boxes leads to; numbers are absent where nothing is there to be judged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ArmResults {
-    /// The way.
-    pub arm: RegionArm,
-    /// mAcc: mean over the classes that occur of the share of their regions that are named right.
-    pub macro_accuracy: Option<f64>,
-    /// Share of the regions that are named right.
-    pub micro_accuracy: Option<f64>,
-    /// Recall@10 of phrases for regions: of the region's own, and of an equal string.
-    pub region_to_text_recall: [Option<f64>; 2],
-    /// Recall@10 of regions for phrases, likewise.
-    pub text_to_region_recall: [Option<f64>; 2],
-    /// Share of regions whose true description scores best among hard, medium, easy and trivial wrong ones.
-    pub choice: [Option<f64>; 4],
-}
-
-impl ArmResults {
-    pub(super) fn none(arm: RegionArm) -> ArmResults {
-        ArmResults {
-            arm,
-            macro_accuracy: None,
-            micro_accuracy: None,
-            region_to_text_recall: [None; 2],
-            text_to_region_recall: [None; 2],
-            choice: [None; 4],
-        }
-    }
-}
-
-/// Boxes predicted from phrases.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BoxResults {
-    /// Phrases: different texts, image by image.
-    pub n_phrases: usize,
-    /// P@0.5: share of phrases whose box overlaps one of theirs with an IoU of at least 0.5.
-    pub precision_50: Option<f64>,
-    /// Mean IoU with the phrase's best box.
-    pub mean_iou: Option<f64>,
 }
 
 /// A caption that the network has made.
@@ -287,27 +226,19 @@ pub struct CaptioningResults {
 
 impl EvalResults {
     /// All single numbers under their metric keys, in a fixed order: the metrics of each task, then the
-    /// counts. Numbers that do not exist (see the fields) have no key.
+    /// counts. Numbers that do not exist (see the fields) have no key; those with an interval have its ends under
+    /// `.low` and `.high` behind their own key.
     pub fn flatten(&self) -> Vec<(String, f64)> {
-        let mut numbers: Vec<(&str, Option<f64>)> = Vec::new();
-        if let Some(classification) = &self.classification {
-            numbers.extend(classification.metrics());
-        }
-        if let Some(segmentation) = &self.segmentation {
-            numbers.extend(segmentation.metrics());
-        }
-        if let Some(grounding) = &self.grounding {
-            numbers.extend(grounding.metrics());
-        }
-        if let Some(captioning) = &self.captioning {
-            numbers.extend(captioning.metrics());
-        }
-        let mut flat: Vec<(String, f64)> = self.retrieval.iter().flat_map(RetrievalResults::metrics).collect();
-        flat.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-        flat.extend(self.regions.iter().flat_map(RegionResults::metrics));
-        flat.extend(self.compositional.iter().flat_map(CompositionalResults::metrics));
-        flat.extend(self.counts().into_iter().map(|(key, count)| (key.to_owned(), count as f64)));
-        flat
+        let mut keys = MetricKeys::default();
+        self.retrieval.iter().for_each(|retrieval| retrieval.metrics(&mut keys));
+        self.classification.iter().for_each(|classification| classification.metrics(&mut keys));
+        self.segmentation.iter().for_each(|segmentation| segmentation.metrics(&mut keys));
+        self.grounding.iter().for_each(|grounding| grounding.metrics(&mut keys));
+        self.captioning.iter().for_each(|captioning| captioning.metrics(&mut keys));
+        self.regions.iter().for_each(|regions| regions.metrics(&mut keys));
+        self.compositional.iter().for_each(|compositional| compositional.metrics(&mut keys));
+        self.counts().into_iter().for_each(|(key, count)| keys.number(key, count as f64));
+        keys.0
     }
 
     fn counts(&self) -> Vec<(&'static str, usize)> {
@@ -367,46 +298,23 @@ impl EvalResults {
     }
 }
 
-impl RegionResults {
-    fn metrics(&self) -> Vec<(String, f64)> {
-        let mut numbers: Vec<(String, Option<f64>)> = Vec::new();
-        for arm in &self.arms {
-            let key = |metric: &str| format!("regions_{}_{metric}", arm.arm.name());
-            let ([r2t, r2t_string], [t2r, t2r_string]) = (arm.region_to_text_recall, arm.text_to_region_recall);
-            let [hard, medium, easy, trivial] = arm.choice;
-            numbers.extend([
-                (key("mAcc"), arm.macro_accuracy),
-                (key("acc"), arm.micro_accuracy),
-                (key("to_text_R@10"), r2t),
-                (key("from_text_R@10"), t2r),
-                (key("to_text_string_R@10"), r2t_string),
-                (key("from_text_string_R@10"), t2r_string),
-                (key("choice_hard"), hard),
-                (key("choice_medium"), medium),
-                (key("choice_easy"), easy),
-                (key("choice_trivial"), trivial),
-            ]);
-        }
-        if let Some(boxes) = &self.boxes {
-            numbers.extend([
-                ("regions_box_P@0.5".to_owned(), boxes.precision_50),
-                ("regions_box_mean_IoU".to_owned(), boxes.mean_iou),
-            ]);
-        }
-        numbers.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
-    }
-}
-
 impl RankSummary {
+    /// Intervals resample images, with all their captions.
+    ///
     /// # Panics
     ///
-    /// If a direction has no query.
-    pub(super) fn of(ranks: &RetrievalRanks) -> RankSummary {
+    /// If a direction has no query, or an image has no text.
+    pub(super) fn of(ranks: &RetrievalRanks, image_of_text: &[usize]) -> RankSummary {
         let RetrievalRanks { image_to_text, text_to_image } = ranks;
-        let recalls = |ranks: &[TiedRank]| [1, 5, 10].map(|k| recall_at(ranks, k).expect("there are queries"));
+        let every_image: Vec<usize> = (0..image_to_text.len()).collect();
+        let recalls = |ranks: &[TiedRank], images: &[usize]| {
+            assert_eq!(ranks.len(), images.len(), "one image a query");
+            let hits = |k: usize| images.iter().zip(ranks).map(move |(image, rank)| (*image, rank.hit_probability(k)));
+            [1, 5, 10].map(|k| Measured::mean(hits(k)).expect("there are queries"))
+        };
         RankSummary {
-            image_to_text_recall: recalls(image_to_text),
-            text_to_image_recall: recalls(text_to_image),
+            image_to_text_recall: recalls(image_to_text, &every_image),
+            text_to_image_recall: recalls(text_to_image, image_of_text),
             image_to_text_mean_rank: mean_rank(image_to_text).expect("there are queries"),
             image_to_text_median_rank: median_rank(image_to_text).expect("there are queries"),
             text_to_image_mean_rank: mean_rank(text_to_image).expect("there are queries"),
@@ -414,84 +322,72 @@ impl RankSummary {
         }
     }
 
-    fn metrics(&self) -> [(&'static str, f64); 10] {
-        let ([i2t_1, i2t_5, i2t_10], [t2i_1, t2i_5, t2i_10]) = (self.image_to_text_recall, self.text_to_image_recall);
-        [
-            ("image_to_text_R@1", i2t_1),
-            ("image_to_text_R@5", i2t_5),
-            ("image_to_text_R@10", i2t_10),
-            ("text_to_image_R@1", t2i_1),
-            ("text_to_image_R@5", t2i_5),
-            ("text_to_image_R@10", t2i_10),
+    fn metrics(&self, keys: &mut MetricKeys, prefix: &str) {
+        for (direction, recalls) in
+            [("image_to_text", self.image_to_text_recall), ("text_to_image", self.text_to_image_recall)]
+        {
+            for (k, recall) in [1, 5, 10].into_iter().zip(recalls) {
+                keys.measured(&format!("{prefix}{direction}_R@{k}"), recall);
+            }
+        }
+        for (key, rank) in [
             ("image_to_text_mean_rank", self.image_to_text_mean_rank),
             ("image_to_text_median_rank", self.image_to_text_median_rank),
             ("text_to_image_mean_rank", self.text_to_image_mean_rank),
             ("text_to_image_median_rank", self.text_to_image_median_rank),
-        ]
+        ] {
+            keys.number(&format!("{prefix}{key}"), rank);
+        }
     }
 }
 
 impl RetrievalResults {
-    fn metrics(&self) -> Vec<(String, f64)> {
-        let plain = self.ranks.metrics().map(|(key, value)| (key.to_owned(), value));
-        let reranked = self.reranked.iter().flat_map(|reranked| {
-            let listed = [
-                ("image_to_text_listed", reranked.image_to_text_listed),
-                ("text_to_image_listed", reranked.text_to_image_listed),
-            ];
-            let numbers = reranked.ranks.metrics().into_iter().chain(listed);
-            numbers.map(|(key, value)| (format!("reranked_{key}"), value))
-        });
-        plain.into_iter().chain(reranked).collect()
+    fn metrics(&self, keys: &mut MetricKeys) {
+        self.ranks.metrics(keys, "");
+        if let Some(reranked) = &self.reranked {
+            reranked.ranks.metrics(keys, "reranked_");
+            keys.number("reranked_image_to_text_listed", reranked.image_to_text_listed);
+            keys.number("reranked_text_to_image_listed", reranked.text_to_image_listed);
+        }
     }
 }
 
 impl ClassificationResults {
-    fn metrics(&self) -> [(&'static str, Option<f64>); 3] {
-        [
-            ("zeroshot_acc1", Some(self.accuracy_1)),
-            ("zeroshot_acc5", self.accuracy_5),
-            ("zeroshot_mean_per_class_recall", Some(self.mean_per_class_recall)),
-        ]
+    fn metrics(&self, keys: &mut MetricKeys) {
+        keys.number("zeroshot_acc1", self.accuracy_1);
+        keys.number("zeroshot_acc5", self.accuracy_5);
+        keys.number("zeroshot_mean_per_class_recall", self.mean_per_class_recall);
     }
 }
 
 impl SegmentationResults {
-    fn metrics(&self) -> [(&'static str, Option<f64>); 5] {
-        [
-            ("segmentation_mIoU", Some(self.mean_iou)),
-            ("segmentation_mIoU_with_background", self.mean_iou_with_background),
-            ("segmentation_mIoU_per_image", Some(self.mean_iou_per_image)),
-            ("segmentation_mIoU_per_image_with_background", self.mean_iou_per_image_with_background),
-            ("segmentation_pixel_accuracy", Some(self.pixel_accuracy)),
-        ]
+    fn metrics(&self, keys: &mut MetricKeys) {
+        keys.number("segmentation_mIoU", self.mean_iou);
+        keys.number("segmentation_mIoU_with_background", self.mean_iou_with_background);
+        keys.number("segmentation_mIoU_per_image", self.mean_iou_per_image);
+        keys.number("segmentation_mIoU_per_image_with_background", self.mean_iou_per_image_with_background);
+        keys.number("segmentation_pixel_accuracy", self.pixel_accuracy);
     }
 }
 
 impl GroundingResults {
-    fn metrics(&self) -> [(&'static str, Option<f64>); 5] {
-        [
-            ("grounding_pointing_accuracy", Some(self.pointing_accuracy)),
-            ("grounding_mean_IoU", Some(self.mean_box_iou)),
-            ("grounding_mean_mask_IoU", Some(self.mean_mask_iou)),
-            ("grounding_box_accuracy@0.5", Some(self.box_accuracy)),
-            ("grounding_chance", Some(self.chance)),
-        ]
+    fn metrics(&self, keys: &mut MetricKeys) {
+        keys.measured("grounding_pointing_accuracy", self.pointing_accuracy);
+        keys.measured("grounding_mean_IoU", self.mean_box_iou);
+        keys.measured("grounding_mean_mask_IoU", self.mean_mask_iou);
+        keys.measured("grounding_box_accuracy@0.5", self.box_accuracy);
+        keys.number("grounding_chance", self.chance);
     }
 }
 
 impl CaptioningResults {
-    fn metrics(&self) -> [(&'static str, Option<f64>); 8] {
-        let [bleu_1, bleu_2, bleu_3, bleu_4] = self.bleu;
-        [
-            ("caption_BLEU-1", Some(bleu_1)),
-            ("caption_BLEU-2", Some(bleu_2)),
-            ("caption_BLEU-3", Some(bleu_3)),
-            ("caption_BLEU-4", Some(bleu_4)),
-            ("caption_ROUGE-L", Some(self.rouge_l)),
-            ("caption_CIDEr", Some(self.cider)),
-            ("caption_mean_words", Some(self.mean_words)),
-            ("caption_distinct", Some(self.distinct_captions)),
-        ]
+    fn metrics(&self, keys: &mut MetricKeys) {
+        for (n, bleu) in (1..).zip(self.bleu) {
+            keys.number(&format!("caption_BLEU-{n}"), bleu);
+        }
+        keys.number("caption_ROUGE-L", self.rouge_l);
+        keys.number("caption_CIDEr", self.cider);
+        keys.number("caption_mean_words", self.mean_words);
+        keys.number("caption_distinct", self.distinct_captions);
     }
 }

@@ -140,7 +140,7 @@ impl RetrievalTask {
             n_captions: n_texts,
             n_without_captions: self.n_without_captions,
             n_empty_captions: self.n_empty_captions,
-            ranks: RankSummary::of(&ranks),
+            ranks: RankSummary::of(&ranks, &self.image_of_text),
             reranked,
         })
     }

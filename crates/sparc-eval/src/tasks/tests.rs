@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::features::TextEmbedder;
 use super::*;
+use crate::metrics::Interval;
 use crate::metrics::upsample::Upsampling;
 
 /// The words that the fake network knows; everything else is one more concept.
@@ -251,6 +252,10 @@ fn with_regions() -> EvalSample {
     }
 }
 
+fn value(measured: Option<Measured>) -> Option<f64> {
+    measured.map(|measured| measured.value)
+}
+
 fn ask_regions(arms: &[RegionArm], names: Option<&[&str]>) -> EvalRequest {
     let classes = names.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
     ask(|request| request.regions = Some(RegionsRequest { arms: arms.to_vec(), classes }))
@@ -270,19 +275,44 @@ fn regions_are_named_found_and_chosen() {
     assert_eq!(results.arms.len(), 4);
     for arm in &results.arms[..3] {
         // Cat: 1 of 2, where the tree ties for nothing: it is no class, and both names score 0.
-        assert!(close(arm.macro_accuracy.unwrap(), (0.75 + 1.0) / 2.0), "{:?}", arm.arm);
-        assert!(close(arm.micro_accuracy.unwrap(), (1.0 + 0.5 + 1.0) / 3.0), "{:?}", arm.arm);
-        assert_eq!(arm.region_to_text_recall, [Some(1.0); 2]);
+        assert!(close(arm.macro_accuracy.unwrap().value, (0.75 + 1.0) / 2.0), "{:?}", arm.arm);
+        assert!(close(arm.micro_accuracy.unwrap().value, (1.0 + 0.5 + 1.0) / 3.0), "{:?}", arm.arm);
+        assert_eq!(arm.region_to_text_recall.map(value), [Some(1.0); 2]);
         // The true dog wins over others, and ties with another text of the same concept.
-        assert_eq!(arm.choice, [Some(1.0), None, Some(0.5), Some(1.0)]);
+        assert_eq!(arm.choice.map(value), [Some(1.0), None, Some(0.5), Some(1.0)]);
+        // A single image can only be drawn again.
+        let single = [arm.macro_accuracy, arm.micro_accuracy, arm.region_to_text_recall[0], arm.choice[2]];
+        for Measured { value, interval } in single.map(Option::unwrap) {
+            assert!(close(interval.low, value) && close(interval.high, value), "{:?}", arm.arm);
+        }
     }
     // Cat has two boxes, the better one is met; the dog's is met.
     let boxes = results.boxes.unwrap();
-    assert_eq!((boxes.n_phrases, boxes.precision_50, boxes.mean_iou), (2, Some(1.0), Some(1.0)));
+    assert_eq!((boxes.n_phrases, value(boxes.precision_50), value(boxes.mean_iou)), (2, Some(1.0), Some(1.0)));
 
     let listed = run(&ask_regions(&[RegionArm::Head], Some(&["cat", "tree", "bird"]))).regions.unwrap();
     assert_eq!((listed.n_classes, listed.n_without_class), (3, 1));
-    assert_eq!((listed.arms[0].macro_accuracy, listed.arms[0].micro_accuracy), (Some(0.5), Some(0.5)));
+    assert_eq!((value(listed.arms[0].macro_accuracy), value(listed.arms[0].micro_accuracy)), (Some(0.5), Some(0.5)));
+}
+
+#[test]
+fn images_are_resampled_with_all_their_regions() {
+    // Twelve images of a cat's or a dog's picture, whose regions all say cat.
+    let pictures = |n_regions: usize| {
+        (0..12).map(move |index| EvalSample {
+            regions: Some((0..n_regions).map(|_| region("cat", [0.0, 0.0, 0.5, 0.5])).collect()),
+            ..sample(&index.to_string(), "cat", if index < 6 { "cc..cc.........." } else { "dd..dd.........." })
+        })
+    };
+    let accuracy = |n_regions: usize| {
+        let request = ask_regions(&[RegionArm::Patches], Some(&["cat", "dog"]));
+        let results = run(&PixelReader::new(0), pictures(n_regions), &request).unwrap().regions.unwrap();
+        results.arms[0].micro_accuracy.unwrap()
+    };
+    // Twelve tosses of a coin: the ends are its quantiles 0.025 and 0.975, 3 and 9 of 12.
+    assert_eq!(accuracy(1), Measured { value: 0.5, interval: Interval { low: 0.25, high: 0.75 } });
+    // Five regions an image are no more images.
+    assert_eq!(accuracy(5), accuracy(1));
 }
 
 #[test]
@@ -319,22 +349,30 @@ fn retrieval_with_several_captions_and_images_without() {
     assert_eq!((retrieval.n_images, retrieval.n_captions), (3, 5));
     assert_eq!((retrieval.n_without_captions, retrieval.n_empty_captions), (2, 3));
     // cat: two own captions tie for first. dog: own ties with the mistaken one: half. tree: first.
-    assert!(close(retrieval.ranks.image_to_text_recall[0], (1.0 + 0.5 + 1.0) / 3.0));
+    assert!(close(retrieval.ranks.image_to_text_recall[0].value, (1.0 + 0.5 + 1.0) / 3.0));
     // The mistaken caption finds "dog" first, then cat and tree tie: its image is at rank 2.5.
-    assert!(close(retrieval.ranks.text_to_image_recall[0], 4.0 / 5.0));
+    assert!(close(retrieval.ranks.text_to_image_recall[0].value, 4.0 / 5.0));
     assert!(close(retrieval.ranks.text_to_image_mean_rank, (4.0 + 2.5) / 5.0));
     assert_eq!(retrieval.ranks.text_to_image_median_rank, 1.0);
-    assert_eq!((retrieval.ranks.image_to_text_recall[2], retrieval.ranks.text_to_image_recall[2]), (1.0, 1.0));
+    for Measured { value, interval } in
+        retrieval.ranks.image_to_text_recall.into_iter().chain(retrieval.ranks.text_to_image_recall)
+    {
+        assert!(interval.low <= value && value <= interval.high);
+    }
+    assert_eq!(
+        (retrieval.ranks.image_to_text_recall[2].value, retrieval.ranks.text_to_image_recall[2].value),
+        (1.0, 1.0)
+    );
 }
 
 #[test]
 fn retrieval_of_a_wrong_network_finds_nothing() {
     let samples = || WORDS.map(|word| captioned(word, word, &[word]));
     let right = run(&PixelReader::new(0), samples(), &ask(|request| request.retrieval = true)).unwrap();
-    assert_eq!(right.retrieval.unwrap().ranks.image_to_text_recall[0], 1.0);
+    assert_eq!(right.retrieval.unwrap().ranks.image_to_text_recall[0].value, 1.0);
     let wrong = run(&PixelReader::new(1), samples(), &ask(|request| request.retrieval = true)).unwrap();
     // Every caption finds another image first, but the one that finds nothing (all six tie).
-    assert!(close(wrong.retrieval.unwrap().ranks.text_to_image_recall[0], 1.0 / 36.0));
+    assert!(close(wrong.retrieval.unwrap().ranks.text_to_image_recall[0].value, 1.0 / 36.0));
 }
 
 #[test]
@@ -358,13 +396,16 @@ fn patches_are_compared_along_the_local_path_where_the_objective_does() {
         })
     };
     let pooled = run(&network, samples(), &ask(PairScore::Pooled)).unwrap();
-    assert!(pooled.retrieval.unwrap().ranks.image_to_text_recall[0] < 0.1);
+    assert!(pooled.retrieval.unwrap().ranks.image_to_text_recall[0].value < 0.1);
     for score in
         [PairScore::TokenMaxima, PairScore::PooledByText { attention_scale: 1.0, pooled_patches: PooledPatches::Unit }]
     {
         let results = run(&network, samples(), &ask(score)).unwrap();
         let retrieval = results.retrieval.unwrap();
-        assert_eq!((retrieval.ranks.image_to_text_recall[0], retrieval.ranks.text_to_image_recall[0]), (1.0, 1.0));
+        assert_eq!(
+            (retrieval.ranks.image_to_text_recall[0].value, retrieval.ranks.text_to_image_recall[0].value),
+            (1.0, 1.0)
+        );
         assert_eq!(results.classification.unwrap().accuracy_1, 1.0);
         assert_eq!(results.protocol.pair_score, score.name());
     }
@@ -518,8 +559,9 @@ fn grounding_of_a_perfect_network() {
         grounded(Some(vec![])),
     ];
     let result = run(&PixelReader::new(0), samples, &request).unwrap().grounding.unwrap();
-    assert_eq!((result.pointing_accuracy, result.mean_box_iou, result.mean_mask_iou), (1.0, 1.0, 1.0));
-    assert_eq!(result.box_accuracy, 1.0);
+    let all = [result.pointing_accuracy, result.mean_box_iou, result.mean_mask_iou, result.box_accuracy];
+    // What is right of every image has no width.
+    assert_eq!(all, [Measured { value: 1.0, interval: Interval { low: 1.0, high: 1.0 } }; 4]);
     assert!(close(result.chance, (0.25 + 0.125) / 2.0));
     assert_eq!((result.n_images, result.n_phrases, result.n_boxes), (1, 2, 2));
     assert_eq!((result.n_without_regions, result.n_empty_phrases, result.n_empty_boxes), (2, 1, 1));
@@ -535,10 +577,11 @@ fn grounding_misses_are_counted_by_hand() {
     ];
     let result = run(&PixelReader::new(0), samples, &request).unwrap().grounding.unwrap();
     // The map's plateau of 1 is 3 x 3 of 8 x 8 pixels (top left), of which 2 columns lie in the first box.
-    assert!(close(result.pointing_accuracy, (2.0 / 3.0 + 0.0) / 2.0));
-    assert!(close(result.mean_box_iou, (0.5 + 0.0) / 2.0));
-    assert!(close(result.mean_mask_iou, (0.5 + 0.0) / 2.0));
-    assert_eq!(result.box_accuracy, 0.5);
+    assert!(close(result.pointing_accuracy.value, (2.0 / 3.0 + 0.0) / 2.0));
+    assert!(close(result.mean_box_iou.value, (0.5 + 0.0) / 2.0));
+    assert!(close(result.mean_mask_iou.value, (0.5 + 0.0) / 2.0));
+    // Of two images, a quarter of the resamples has the one that is right alone, a quarter the other.
+    assert_eq!(result.box_accuracy, Measured { value: 0.5, interval: Interval { low: 0.0, high: 1.0 } });
 }
 
 // All together.
@@ -600,26 +643,41 @@ fn a_collapsed_network_scores_chance_everywhere() {
     let results = run(&network, samples, &request).unwrap();
     let retrieval = results.retrieval.unwrap();
     assert!(
-        close(retrieval.ranks.image_to_text_recall[0], 0.05) && close(retrieval.ranks.text_to_image_recall[1], 0.25)
+        close(retrieval.ranks.image_to_text_recall[0].value, 0.05)
+            && close(retrieval.ranks.text_to_image_recall[1].value, 0.25)
     );
     assert!(close(results.classification.unwrap().accuracy_1, 0.2));
     let grounding = results.grounding.unwrap();
-    assert_eq!((grounding.pointing_accuracy, grounding.mean_mask_iou, grounding.chance), (0.125, 0.125, 0.125));
+    assert_eq!(
+        (grounding.pointing_accuracy.value, grounding.mean_mask_iou.value, grounding.chance),
+        (0.125, 0.125, 0.125)
+    );
 }
 
 #[test]
 fn flat_keys_are_fixed_and_in_order() {
     let results = run(&PixelReader::new(0), mixed_samples(), &all_tasks()).unwrap();
     let keys: Vec<String> = results.flatten().into_iter().map(|(key, _)| key).collect();
-    let expected = "image_to_text_R@1 image_to_text_R@5 image_to_text_R@10 text_to_image_R@1 text_to_image_R@5 \
-        text_to_image_R@10 image_to_text_mean_rank image_to_text_median_rank text_to_image_mean_rank \
-        text_to_image_median_rank zeroshot_acc1 zeroshot_acc5 zeroshot_mean_per_class_recall segmentation_mIoU \
-        segmentation_mIoU_with_background segmentation_mIoU_per_image segmentation_mIoU_per_image_with_background \
-        segmentation_pixel_accuracy grounding_pointing_accuracy grounding_mean_IoU grounding_mean_mask_IoU \
-        grounding_box_accuracy@0.5 grounding_chance n_images n_captions n_without_captions n_empty_captions n_classes \
-        n_without_class n_segmentation_classes n_without_segmentation n_without_foreground n_phrases n_boxes \
-        n_without_regions n_empty_phrases n_empty_boxes";
-    assert_eq!(keys.join(" "), expected);
+    let with_interval = |key: &str| [key.to_owned(), format!("{key}.low"), format!("{key}.high")];
+    let recalls =
+        ["image_to_text", "text_to_image"].into_iter().flat_map(|way| [1, 5, 10].map(|k| format!("{way}_R@{k}")));
+    let grounding = ["pointing_accuracy", "mean_IoU", "mean_mask_IoU", "box_accuracy@0.5"];
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let expected: Vec<String> = (recalls.flat_map(|key| with_interval(&key)))
+        .chain(words(
+            "image_to_text_mean_rank image_to_text_median_rank text_to_image_mean_rank text_to_image_median_rank \
+            zeroshot_acc1 zeroshot_acc5 zeroshot_mean_per_class_recall segmentation_mIoU \
+            segmentation_mIoU_with_background segmentation_mIoU_per_image segmentation_mIoU_per_image_with_background \
+            segmentation_pixel_accuracy",
+        ))
+        .chain(grounding.into_iter().flat_map(|key| with_interval(&format!("grounding_{key}"))))
+        .chain(words(
+            "grounding_chance n_images n_captions n_without_captions n_empty_captions n_classes n_without_class \
+            n_segmentation_classes n_without_segmentation n_without_foreground n_phrases n_boxes n_without_regions \
+            n_empty_phrases n_empty_boxes",
+        ))
+        .collect();
+    assert_eq!(keys, expected);
     let json = serde_json::to_string(&results).unwrap();
     assert_eq!(serde_json::from_str::<EvalResults>(&json).unwrap(), results);
 }

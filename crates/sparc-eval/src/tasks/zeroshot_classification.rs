@@ -85,7 +85,7 @@ impl<'a> ClassificationTask<'a> {
         };
         for (sample, scores_k) in samples.iter().zip(scores_bk.rows()) {
             if let Some(class) = sample.class {
-                self.counts.add(scores_k, class);
+                let _ = self.counts.add(scores_k, class);
             }
         }
         Ok(())

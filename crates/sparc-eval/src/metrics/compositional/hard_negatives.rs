@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bootstrap::{Bootstrap, Interval, bootstrap};
-use crate::metrics::TiedRank;
+use crate::metrics::{Bootstrap, ImageMeans, Interval, TiedRank};
 
 /// Running outcomes by source: a benchmark or a part of one.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -86,7 +85,7 @@ impl HardNegatives {
     ///
     /// # Panics
     ///
-    /// As [`bootstrap`].
+    /// As [`ImageMeans::interval`].
     pub fn interval(&self, source: &str, options: Bootstrap) -> Option<Interval> {
         interval([self.sources.get(source)?].into_iter(), Mean::OverCases, options)
     }
@@ -95,7 +94,7 @@ impl HardNegatives {
     ///
     /// # Panics
     ///
-    /// As [`bootstrap`].
+    /// As [`ImageMeans::interval`].
     pub fn micro_interval(&self, options: Bootstrap) -> Option<Interval> {
         interval(self.sources.values(), Mean::OverCases, options)
     }
@@ -105,40 +104,23 @@ impl HardNegatives {
     ///
     /// # Panics
     ///
-    /// As [`bootstrap`].
+    /// As [`ImageMeans::interval`].
     pub fn macro_interval(&self, options: Bootstrap) -> Option<Interval> {
         interval(self.sources.values(), Mean::OverSources, options)
     }
 }
 
 fn interval<'a>(sources: impl Iterator<Item = &'a Outcomes>, mean: Mean, options: Bootstrap) -> Option<Interval> {
-    // Sums and cases that an image has in each group of which a mean is taken.
-    let mut images: BTreeMap<usize, BTreeMap<usize, (f64, f64)>> = BTreeMap::new();
-    let mut n_groups = 0;
+    let mut means = ImageMeans::default();
     for (source, outcomes) in sources.enumerate() {
-        let group = if mean == Mean::OverSources { source } else { 0 };
-        n_groups = group + 1;
-        for &(image, hit) in &outcomes.hits {
-            let (sum, n_cases) = images.entry(image).or_default().entry(group).or_default();
-            *sum += hit;
-            *n_cases += 1.0;
-        }
+        let group = match mean {
+            Mean::OverCases => 0,
+            Mean::OverSources => source,
+        };
+        outcomes.hits.iter().for_each(|&(image, hit)| means.add_to_group(image, group, hit));
     }
-    let mut units: Vec<Vec<(usize, (f64, f64))>> =
-        images.into_values().map(|groups| groups.into_iter().collect()).collect();
-    units.sort_by(|a, b| a.partial_cmp(b).expect("sums of probabilities are numbers"));
     // One purpose for all, so that equal cases have equal intervals.
-    bootstrap(units.len(), "hard negatives", options, |counts| {
-        let mut sums = vec![(0.0, 0.0); n_groups];
-        for (unit, &count) in units.iter().zip(counts) {
-            for &(group, (sum, n_cases)) in unit {
-                sums[group].0 += f64::from(count) * sum;
-                sums[group].1 += f64::from(count) * n_cases;
-            }
-        }
-        let means: Vec<f64> = sums.iter().filter(|group| group.1 > 0.0).map(|group| group.0 / group.1).collect();
-        (!means.is_empty()).then(|| means.iter().sum::<f64>() / means.len() as f64)
-    })
+    means.interval("hard negatives", options)
 }
 
 fn accuracy<'a>(outcomes: impl Iterator<Item = &'a Outcomes>) -> SourceAccuracy {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bootstrap::{Bootstrap, Interval, bootstrap};
+use crate::metrics::{Bootstrap, Interval, bootstrap};
 
 /// What resamples are drawn for.
 const PURPOSE: &str = "statements";

@@ -7,7 +7,7 @@
 //! The benchmark counts ties as wrong: a network blind to the order of words gets 0 % there, less than chance.
 //! `expected` breaks ties at random instead, and gives it chance.
 
-use super::bootstrap::{Bootstrap, Interval, bootstrap_mean};
+use crate::metrics::{Bootstrap, Interval, bootstrap_mean};
 
 /// Shares of items, in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]

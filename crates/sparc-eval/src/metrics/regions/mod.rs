@@ -12,5 +12,5 @@ mod retrieval;
 
 pub use box_grounding::{BoxGrounding, box_grounding};
 pub use phrase_choice::{ChoiceCounts, Difficulty, PhraseChoice};
-pub use recognition::region_recognition;
+pub use recognition::{RegionRecognition, region_recognition};
 pub use retrieval::{Match, region_retrieval_ranks};

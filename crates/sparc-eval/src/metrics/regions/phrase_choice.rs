@@ -5,7 +5,7 @@
 //! need not have all of them. Accuracy is the share of regions whose true phrase scores best, the rank its place
 //! from 1. FG-OVD itself scores detections; FG-CLIP and others use its boxes as given, as here.
 
-use crate::metrics::TiedRank;
+use crate::metrics::{Bootstrap, ImageMeans, Interval, TiedRank};
 
 /// How much the wrong phrases differ from the true one, from little to much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,21 +64,23 @@ impl ChoiceCounts {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PhraseChoice {
     levels: [ChoiceCounts; 4],
+    hits: [ImageMeans; 4],
 }
 
 impl PhraseChoice {
-    /// Counts one region: the score of its true phrase and those of the wrong ones of a level.
+    /// Counts one region of an image: the score of its true phrase and those of the wrong ones of a level.
     ///
     /// # Panics
     ///
     /// If there is no wrong phrase or a score is NaN.
-    pub fn add(&mut self, difficulty: Difficulty, true_score: f32, wrong_scores: &[f32]) {
+    pub fn add(&mut self, difficulty: Difficulty, image: usize, true_score: f32, wrong_scores: &[f32]) {
         assert!(!wrong_scores.is_empty(), "a choice needs a wrong phrase");
         let scores = std::iter::once(true_score).chain(wrong_scores.iter().copied());
         let rank = TiedRank::from_scores(scores, |index| index == 0).expect("the true phrase");
         let counts = &mut self.levels[difficulty as usize];
         counts.n_regions += 1;
         counts.hits += rank.hit_probability(1);
+        self.hits[difficulty as usize].add(image, rank.hit_probability(1));
         counts.ranks += rank.expected();
         counts.chance += 1.0 / (1 + wrong_scores.len()) as f64;
     }
@@ -86,6 +88,15 @@ impl PhraseChoice {
     /// Counts of a level.
     pub fn level(&self, difficulty: Difficulty) -> ChoiceCounts {
         self.levels[difficulty as usize]
+    }
+
+    /// Interval of a level's accuracy, images being resampled; `None` without regions.
+    ///
+    /// # Panics
+    ///
+    /// As [`ImageMeans::interval`].
+    pub fn interval(&self, difficulty: Difficulty, purpose: &str, options: Bootstrap) -> Option<Interval> {
+        self.hits[difficulty as usize].interval(purpose, options)
     }
 }
 
@@ -98,10 +109,10 @@ mod tests {
     #[test]
     fn hand_computed() {
         let mut choice = PhraseChoice::default();
-        choice.add(Difficulty::Hard, 0.5, &[0.4, 0.6, 0.7]); // third
-        choice.add(Difficulty::Hard, 0.9, &[0.4, 0.6]); // first
-        choice.add(Difficulty::Hard, 0.5, &[0.5]); // tied for the first two places
-        choice.add(Difficulty::Trivial, 0.1, &[0.0]);
+        choice.add(Difficulty::Hard, 0, 0.5, &[0.4, 0.6, 0.7]); // third
+        choice.add(Difficulty::Hard, 0, 0.9, &[0.4, 0.6]); // first
+        choice.add(Difficulty::Hard, 0, 0.5, &[0.5]); // tied for the first two places
+        choice.add(Difficulty::Trivial, 0, 0.1, &[0.0]);
         let hard = choice.level(Difficulty::Hard);
         assert_eq!(
             (hard.n_regions(), hard.accuracy(), hard.mean_rank()),
@@ -116,7 +127,7 @@ mod tests {
     fn a_constant_score_is_chance() {
         let mut choice = PhraseChoice::default();
         for difficulty in Difficulty::ALL {
-            choice.add(difficulty, 0.3, &[0.3; 10]);
+            choice.add(difficulty, 0, 0.3, &[0.3; 10]);
             let counts = choice.level(difficulty);
             assert!((counts.accuracy().unwrap() - 1.0 / 11.0).abs() < 1e-12);
             assert_eq!((counts.mean_rank(), counts.chance()), (Some(6.0), Some(1.0 / 11.0)));
@@ -126,7 +137,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a choice needs a wrong phrase")]
     fn nothing_to_choose_from_is_refused() {
-        PhraseChoice::default().add(Difficulty::Hard, 1.0, &[]);
+        PhraseChoice::default().add(Difficulty::Hard, 0, 1.0, &[]);
     }
 
     proptest! {
@@ -138,7 +149,7 @@ mod tests {
             let (mut hits, mut ranks) = (0.0, 0.0);
             for (truth, wrong) in &regions {
                 let scores: Vec<f32> = wrong.iter().map(|score| f32::from(*score)).collect();
-                choice.add(Difficulty::Medium, f32::from(*truth), &scores);
+                choice.add(Difficulty::Medium, 0, f32::from(*truth), &scores);
                 let (mut better, mut tied) = (0.0, 0.0);
                 for score in wrong {
                     better += f64::from(u8::from(score > truth));
@@ -157,7 +168,7 @@ mod tests {
         fn order_and_monotone_changes_of_scores_change_nothing(truth in 0u8..9, wrong in proptest::collection::vec(0u8..9, 1..6)) {
             let count = |truth: f32, wrong: Vec<f32>| {
                 let mut choice = PhraseChoice::default();
-                choice.add(Difficulty::Easy, truth, &wrong);
+                choice.add(Difficulty::Easy, 0, truth, &wrong);
                 choice
             };
             let before = count(f32::from(truth), wrong.iter().map(|score| f32::from(*score)).collect());

@@ -11,7 +11,16 @@ use crate::metrics::classification::ClassificationCounts;
 
 // Dimension letters: r regions, k classes, d width.
 
-/// Counts of a recognition with given boxes, computed in blocks of at most `max_scores` scores (at least one region).
+/// What recognition leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegionRecognition {
+    /// Counts over all regions.
+    pub counts: ClassificationCounts,
+    /// Of each region, the probability of being named right: 0 or 1 where nothing ties.
+    pub hits: Vec<f64>,
+}
+
+/// Recognition with given boxes, computed in blocks of at most `max_scores` scores (at least one region).
 ///
 /// # Shapes
 ///
@@ -25,20 +34,21 @@ pub fn region_recognition(
     classes_kd: ArrayView2<'_, f32>,
     class_of_region: &[usize],
     max_scores: usize,
-) -> ClassificationCounts {
+) -> RegionRecognition {
     let (n_regions, n_classes) = (regions_rd.nrows(), classes_kd.nrows());
     assert_eq!(regions_rd.ncols(), classes_kd.ncols(), "width of {n_regions} regions and of {n_classes} classes");
     assert_eq!(n_regions, class_of_region.len(), "one class per region");
     let mut counts = ClassificationCounts::new(n_classes);
+    let mut hits = Vec::with_capacity(n_regions);
     let rows_per_block = (max_scores / n_classes.max(1)).max(1);
     for start in (0..n_regions).step_by(rows_per_block) {
         let end = (start + rows_per_block).min(n_regions);
         let scores = regions_rd.slice(s![start..end, ..]).dot(&classes_kd.t());
         for (scores_k, &class) in scores.rows().into_iter().zip(&class_of_region[start..end]) {
-            counts.add(scores_k, class);
+            hits.push(counts.add(scores_k, class));
         }
     }
-    counts
+    RegionRecognition { counts, hits }
 }
 
 #[cfg(test)]
@@ -80,7 +90,8 @@ mod tests {
     fn hand_computed() {
         let classes = array![[1.0f32, 0.0], [0.0, 1.0], [-1.0, -1.0]];
         let regions = array![[0.9f32, 0.1], [0.8, 0.2], [0.2, 0.7], [0.7, 0.3]];
-        let counts = region_recognition(regions.view(), classes.view(), &[0, 0, 0, 1], 4);
+        let RegionRecognition { counts, hits } = region_recognition(regions.view(), classes.view(), &[0, 0, 0, 1], 4);
+        assert_eq!(hits, [1.0, 1.0, 0.0, 0.0]);
         assert_eq!(counts.top_1(), Some(0.5));
         // Class 0: 2 of 3, class 1: 0 of 1, class 2 does not occur.
         assert_eq!(counts.mean_per_class_recall(), Some(1.0 / 3.0));
@@ -94,7 +105,8 @@ mod tests {
             array![[1.0f32, 0.0], [0.0, 1.0], [1.0, 1.0]].view(),
             &[0, 0, 0, 0, 1, 2],
             100,
-        );
+        )
+        .counts;
         assert!((counts.top_1().unwrap() - 1.0 / 3.0).abs() < 1e-12);
         assert!((counts.mean_per_class_recall().unwrap() - 1.0 / 3.0).abs() < 1e-12);
     }
@@ -122,7 +134,7 @@ mod tests {
                 (0..4).all(|a| (0..a).all(|b| scores[a] != scores[b]))
             }));
             let truth = &truth[..regions.len()];
-            let counts = region_recognition(whole(&regions).view(), whole(&classes).view(), truth, max_scores);
+            let counts = region_recognition(whole(&regions).view(), whole(&classes).view(), truth, max_scores).counts;
             let (macro_mean, micro) = reference::accuracies(&real(&regions), &real(&classes), truth);
             prop_assert!((counts.mean_per_class_recall().unwrap() - macro_mean).abs() < 1e-12);
             prop_assert!((counts.top_1().unwrap() - micro).abs() < 1e-12);

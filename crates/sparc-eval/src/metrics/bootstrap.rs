@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sparc_core::seed;
 
 /// How an interval is drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// Probability that the interval is to cover the number with, such as 0.95.
     pub confidence: f64,

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::{ImageFeatures, TextBatch, TextFeatures};
+use crate::{ImageFeatures, PatchGrid, TextBatch, TextFeatures};
 
 /// Which way patch features take to the shared space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,21 @@ pub trait Matcher {
     /// Log-odds that pair r belongs together, `[R]`, of image tokens `[R, M, C]` with text tokens `[R, L, W]` and their
     /// mask `[R, L]`.
     fn match_logits(&self, image_rmc: &Tensor, text_rlw: &Tensor, mask_rl: &Tensor) -> Tensor;
+
+    /// Layers of the fusion encoder.
+    fn n_layers(&self) -> usize;
+
+    /// How patches lie on the image.
+    fn grid(&self) -> PatchGrid;
+
+    /// Where each token of a text looks for the pair to be judged a match: Grad-CAM of the logit of "match" by what the
+    /// fusion encoder's `layer`, the first being 0, sees of the patches ([`grad_cam`](crate::grad_cam)). Inputs as those
+    /// of [`Matcher::match_logits`]; the result is `[R, L, P]`, nowhere below 0, and 0 at padding.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such layer.
+    fn match_heatmaps(&self, image_rmc: &Tensor, text_rlw: &Tensor, mask_rl: &Tensor, layer: usize) -> Tensor;
 }
 
 /// A network that embeds regions of images, and may find the region of a phrase.

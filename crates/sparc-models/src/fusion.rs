@@ -4,7 +4,7 @@
 
 use tch::Tensor;
 
-use crate::layers::{CrossBlock, CrossBlockShape, LayerNorm, Mlps, key_mask};
+use crate::layers::{CrossBlock, CrossBlockShape, LayerNorm, Mlps, SeeAttention, key_mask};
 use crate::{ParameterBuilder, TowerShape};
 
 // Dimension letters: r pairs, l tokens, m image tokens, w width of texts, c of images.
@@ -36,11 +36,47 @@ impl FusionEncoder {
     ///
     /// If there are not as many images as texts.
     pub fn forward(&self, tokens_rlw: &Tensor, mask_rl: &Tensor, image_rmc: &Tensor) -> Tensor {
+        self.run(tokens_rlw, mask_rl, image_rmc, None)
+    }
+
+    /// [`FusionEncoder::forward`] with the probabilities `[R, H, L, M]` of a layer's attention to the image, the first
+    /// layer being 0, through `see`.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many images as texts, or no such layer.
+    pub fn forward_seen(
+        &self,
+        tokens_rlw: &Tensor,
+        mask_rl: &Tensor,
+        image_rmc: &Tensor,
+        layer: usize,
+        see: SeeAttention<'_>,
+    ) -> Tensor {
+        assert!(layer < self.n_layers(), "layer {layer} of {}", self.n_layers());
+        self.run(tokens_rlw, mask_rl, image_rmc, Some((layer, see)))
+    }
+
+    /// Number of layers.
+    pub fn n_layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn run(
+        &self,
+        tokens_rlw: &Tensor,
+        mask_rl: &Tensor,
+        image_rmc: &Tensor,
+        mut seen: Option<(usize, SeeAttention<'_>)>,
+    ) -> Tensor {
         let (tokens, image) = (tokens_rlw.size(), image_rmc.size());
         assert!(tokens[0] == image[0], "{} texts and {} images are no pairs", tokens[0], image[0]);
         let mask = key_mask(mask_rl);
-        let step = |x: Tensor, block: &CrossBlock| block.forward(&x, Some(&mask), image_rmc, None);
-        self.final_norm.forward(&self.blocks.iter().fold(tokens_rlw.shallow_clone(), step))
+        let step = |x: Tensor, (index, block): (usize, &CrossBlock)| match &mut seen {
+            Some((layer, see)) if *layer == index => block.forward_seen(&x, Some(&mask), image_rmc, &mut **see),
+            _ => block.forward(&x, Some(&mask), image_rmc, None),
+        };
+        self.final_norm.forward(&self.blocks.iter().enumerate().fold(tokens_rlw.shallow_clone(), step))
     }
 }
 

@@ -98,6 +98,17 @@ pub enum Error {
         /// What it was trained with.
         objective: String,
     },
+    /// A matching head is asked for where there is none.
+    #[error(
+        "{checkpoint}: a network trained with {objective} has no matching head; give a run of albef or nas",
+        checkpoint = checkpoint.display()
+    )]
+    NoMatcher {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What it was trained with.
+        objective: String,
+    },
     /// Captions cannot be made as asked for.
     #[error("captions: {0}")]
     Captions(String),

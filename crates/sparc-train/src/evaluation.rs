@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use sparc_core::objectives::sparc::{SparcConfig, alignment_weights};
-use sparc_core::{Encoder, PatchPath, Tokenize};
+use sparc_core::tensor_math::masked_mean;
+use sparc_core::{Encoder, Matcher, PatchPath, Tokenize};
 use sparc_data::TextTokenizer;
 use sparc_models::networks::Network;
 use tch::{Kind, Tensor};
@@ -87,6 +88,49 @@ impl Trained {
                 .map(|(index, piece)| (piece, to_vec(&weights.get(0).get(index as i64))))
                 .collect();
             Alignment { grid: (image.grid.height as usize, image.grid.width as usize), tokens }
+        })
+    }
+}
+
+impl Trained {
+    fn matcher(&self) -> Result<&dyn Matcher, Error> {
+        self.network.matcher().ok_or_else(|| Error::NoMatcher {
+            checkpoint: self.checkpoint.clone(),
+            objective: self.plan.config.objective.name(),
+        })
+    }
+
+    /// Layers of the fusion encoder.
+    ///
+    /// # Errors
+    ///
+    /// A network without one.
+    pub fn fusion_layers(&self) -> Result<usize, Error> {
+        Ok(self.matcher()?.n_layers())
+    }
+
+    /// Where each token of `text` looks for the matching head, by Grad-CAM of a layer of the fusion encoder
+    /// ([`Matcher::match_heatmaps`]); before them their mean, under the name `[ALL]`.
+    ///
+    /// # Errors
+    ///
+    /// A network without a matching head.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such layer.
+    pub fn grad_cam(&self, image_chw: &Tensor, text: &str, layer: usize) -> Result<Alignment, Error> {
+        let matcher = self.matcher()?;
+        tch::no_grad(|| {
+            let batch = self.tokenizer.tokenize(&[text]);
+            let image = matcher.image_tokens(&image_chw.unsqueeze(0));
+            let heat_1lp = matcher.match_heatmaps(&image, &matcher.text_tokens(&batch), &batch.mask_bl, layer);
+            let all = ("[ALL]".to_owned(), to_vec(&masked_mean(&heat_1lp, &batch.mask_bl)));
+            let pieces = self.tokenizer.pieces(text).into_iter().enumerate();
+            let each = pieces.map(|(index, piece)| (piece, to_vec(&heat_1lp.get(0).get(index as i64))));
+            let grid = matcher.grid();
+            let tokens = std::iter::once(all).chain(each).collect();
+            Ok(Alignment { grid: (grid.height as usize, grid.width as usize), tokens })
         })
     }
 }

@@ -74,6 +74,7 @@ mod tests {
         eval resize
         eval caption
         eval rerank
+        eval heatmaps
         score checkpoint
         score image
         score text
@@ -98,6 +99,7 @@ mod tests {
         inspect data
         inspect phrase
         inspect boxes
+        inspect heatmaps
         inspect out
         report run
         report data

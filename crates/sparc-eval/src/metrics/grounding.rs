@@ -96,7 +96,7 @@ fn pixels_of_boxes(boxes: &[[f32; 4]], height: usize, width: usize) -> Array2<bo
 }
 
 /// Indices of the pixels whose centres lie in `[low, high)`, or the one that holds the middle.
-fn pixels_of_interval(low: f64, high: f64, n_pixels: usize) -> std::ops::Range<usize> {
+pub(super) fn pixels_of_interval(low: f64, high: f64, n_pixels: usize) -> std::ops::Range<usize> {
     let scale = n_pixels as f64;
     let first = (low * scale - 0.5).ceil().max(0.0) as usize;
     let end = ((high * scale - 0.5).ceil().max(0.0) as usize).min(n_pixels);

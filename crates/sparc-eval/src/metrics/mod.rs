@@ -10,6 +10,7 @@
 //! does everywhere.
 
 mod bootstrap;
+pub mod box_choice;
 pub mod boxes;
 pub mod captions;
 pub mod classification;

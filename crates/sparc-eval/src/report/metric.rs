@@ -89,6 +89,7 @@ pub fn metric_info(key: &str) -> MetricInfo {
         "grounding_mean_IoU" => known(ground, "mean IoU of the box", Better::Higher),
         "grounding_mean_mask_IoU" => known(ground, "mean IoU of the mask", Better::Higher),
         "grounding_box_accuracy@0.5" => known(ground, "boxes found at IoU 0.5", Better::Higher),
+        "grounding_box_choice" => known(ground, "right one of the image's boxes", Better::Higher),
         "grounding_chance" => known(ground, "pointing by chance", Better::Neither),
         "caption_loss" => loss("captioning, per token"),
         "caption_loss_masked" => loss("captioning, patches hidden"),

@@ -90,6 +90,23 @@ impl Matcher for Numbers {
         let logits_r = (&image_r - &text_r).abs() * sharpness + 0.5;
         logits_r.masked_fill(&text_r.eq(self.broken), f64::INFINITY)
     }
+
+    fn n_layers(&self) -> usize {
+        4
+    }
+
+    fn grid(&self) -> PatchGrid {
+        PatchGrid { height: SIDE, width: SIDE }
+    }
+
+    /// A text's number is seen in the patch of that number, in each layer one further.
+    fn match_heatmaps(&self, image_rmc: &Tensor, text_rlw: &Tensor, mask_rl: &Tensor, layer: usize) -> Tensor {
+        assert_eq!(mask_rl.size(), text_rlw.size()[..2].to_vec());
+        let patches = Tensor::arange(image_rmc.size()[1], (Kind::Float, Device::Cpu)) - layer as f64;
+        let heat_rlp = text_rlw.eq_tensor(&patches).to_kind(Kind::Float);
+        // The second id is a length, and no number.
+        heat_rlp.masked_fill(&text_rlw.eq(self.broken), f64::NAN) * Tensor::from_slice(&[1.0f32, 0.0]).view([1, 2, 1])
+    }
 }
 
 fn sample(number: i64) -> EvalSample {
@@ -386,7 +403,7 @@ fn reranking_keys_stand_beside_those_of_the_first_stage() {
 fn reranking_needs_a_matching_head() {
     let request = ask(|request| (request.retrieval, request.rerank) = (true, Some(4)));
     let error = run(&Numbers { has_matcher: false, ..SEEING }, vec![captioned(1)], &request).unwrap_err();
-    assert!(matches!(error, EvalError::NoMatcher) && error.to_string().contains("matching head"), "{error}");
+    assert!(matches!(error, EvalError::NoMatcher { .. }) && error.to_string().contains("matching head"), "{error}");
     let broken = run(&Numbers { broken: 1.0, ..SEEING }, vec![captioned(1)], &request).unwrap_err();
     assert!(matches!(broken, EvalError::NonFiniteScore), "{broken}");
 }
@@ -398,4 +415,56 @@ fn progress_hears_of_all_queries() {
     evaluate(&SEEING, &NumberTokenizer, samples, &request, &mut |step| heard.push(step)).unwrap();
     let ranked: Vec<Progress> = (1..=6).map(|n_done| Progress::Reranking { n_done, n_queries: 6 }).collect();
     assert_eq!(heard[heard.len() - 6..], ranked);
+}
+
+// Grounding by the matching head.
+
+fn quarters() -> EvalSample {
+    let region = |text: &str, box_xyxy: [f32; 4]| sparc_core::Region { box_xyxy, text: text.to_owned() };
+    EvalSample {
+        regions: Some(vec![
+            region("0 cats", [0.0, 0.0, 0.5, 0.5]),
+            region("1 dog", [0.5, 0.0, 1.0, 0.5]),
+            region("2 birds", [0.0, 0.5, 0.5, 1.0]),
+        ]),
+        ..sample(7)
+    }
+}
+
+fn grounding(network: &Numbers, heatmaps: Heatmaps) -> Result<EvalResults, EvalError> {
+    let request = ask(|request| (request.grounding, request.heatmaps) = (true, heatmaps));
+    run(network, vec![quarters(), sample(3)], &request)
+}
+
+#[test]
+fn heatmaps_of_the_matching_head_ground_phrases() {
+    let results = grounding(&SEEING, Heatmaps::GradCam { layer: Some(0) }).unwrap();
+    assert_eq!(results.protocol.heatmaps, "grad-cam of fusion layer 1 of 4");
+    let found = results.grounding.unwrap();
+    assert_eq!((found.n_phrases, found.pointing_accuracy.value, found.box_accuracy.value), (3, 1.0, 1.0));
+    let choice = found.box_choice.unwrap();
+    assert_eq!((choice.n_phrases, choice.accuracy.value, choice.chance), (3, 1.0, 1.0 / 3.0));
+    // The middle of four layers is the second: there all numbers are seen one patch further, 2 where no box is.
+    let further = grounding(&SEEING, Heatmaps::GradCam { layer: None }).unwrap();
+    assert_eq!(further.protocol.heatmaps, "grad-cam of fusion layer 2 of 4");
+    let further = further.grounding.unwrap();
+    assert_eq!((further.pointing_accuracy.value, further.mean_box_iou.value), (0.0, 0.0));
+    assert_eq!(further.box_choice.unwrap().accuracy.value, 1.0 / 9.0, "2 heats no box: any of the three");
+    // By similarity a picture of one number is the same everywhere.
+    let flat = grounding(&SEEING, Heatmaps::Similarity).unwrap();
+    assert_eq!(
+        (flat.protocol.heatmaps.as_str(), flat.grounding.unwrap().pointing_accuracy.value),
+        ("similarity", 0.25)
+    );
+}
+
+#[test]
+fn heatmaps_that_cannot_be_are_errors() {
+    let error = |network: &Numbers, layer| grounding(network, Heatmaps::GradCam { layer }).unwrap_err().to_string();
+    let blind = Numbers { has_matcher: false, ..SEEING };
+    assert!(error(&blind, None).contains("Grad-CAM needs a network with a matching head"));
+    let beyond = error(&SEEING, Some(4));
+    assert!(beyond.contains("fusion layer 5") && beyond.contains("of layers 1 to 4"), "{beyond}");
+    let broken = error(&Numbers { broken: 1.0, ..SEEING }, None);
+    assert!(broken.contains("image 7") && broken.contains("Grad-CAM of the phrase `1 dog`"), "{broken}");
 }

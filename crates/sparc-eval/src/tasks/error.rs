@@ -47,9 +47,14 @@ pub enum EvalError {
     NoCaptioner,
     /// The network does not match pairs.
     #[error(
-        "re-ranking needs a network with a matching head, which reads a text together with an image; this one has none: ask for retrieval alone"
+        "{what} needs a network with a matching head, which reads a text together with an image; this one has none: {instead}"
     )]
-    NoMatcher,
+    NoMatcher {
+        /// What was asked for.
+        what: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
     /// A setting of the request makes no sense.
     #[error("`{field}` is {value}, but must be {expected}")]
     InvalidRequest {
@@ -58,7 +63,7 @@ pub enum EvalError {
         /// Its value.
         value: String,
         /// What is possible.
-        expected: &'static str,
+        expected: String,
     },
     /// A score of an image and a text is not finite: their features are not.
     #[error("a score of an image with a text is not finite: the network's patches or tokens have NaN or infinities")]

@@ -6,6 +6,7 @@ use tch::Tensor;
 use super::captioning::CaptioningTask;
 use super::compositional::CompositionalTask;
 use super::features::{TextEmbedder, normalized_rows};
+use super::heatmaps::{HeatmapSource, by_grad_cam, by_similarity};
 use super::measured::BOOTSTRAP;
 use super::pair_judge::{PairJudge, SeenImages};
 use super::phrase_grounding::GroundingTask;
@@ -97,6 +98,7 @@ struct Tasks<'a> {
     classification: Option<ClassificationTask<'a>>,
     segmentation: Option<SegmentationTask<'a>>,
     grounding: Option<GroundingTask>,
+    heatmaps: HeatmapSource<'a>,
     regions: Option<RegionsTask<'a>>,
     compositional: Option<CompositionalTask>,
     captioning: Option<(CaptioningTask, &'a dyn Caption)>,
@@ -132,7 +134,7 @@ impl<'a> Tasks<'a> {
             None
         };
         if request.rerank.is_some() && encoder.matcher().is_none() {
-            return Err(EvalError::NoMatcher);
+            return Err(EvalError::NoMatcher { what: "re-ranking", instead: "ask for retrieval alone" });
         }
         Ok(Tasks {
             encoder,
@@ -142,6 +144,7 @@ impl<'a> Tasks<'a> {
             classification,
             segmentation,
             grounding: request.grounding.then(|| GroundingTask::new(request.heatmap_threshold)),
+            heatmaps: request.heatmaps.source(encoder.matcher())?,
             regions: request.regions.as_ref().map(|regions| RegionsTask::new(regions, encoder)),
             compositional: request.compositional.then(|| CompositionalTask::new(encoder.matcher().is_some())),
             captioning,
@@ -187,15 +190,16 @@ impl<'a> Tasks<'a> {
             return Ok(());
         }
         let features = self.encode(&images_bchw, self.request.patch_path);
+        let tokens_bmc = self.match_tokens(&images_bchw);
         if is_pooled {
-            self.add_pooled(samples, &images_bchw, &features)?;
+            self.add_pooled(samples, &images_bchw, &features, tokens_bmc.as_ref())?;
         }
         if let Some(task) = &mut self.regions {
             task.add_batch(samples, &images_bchw, &features, self.embedder, self.request)?;
         }
         if self.segmentation.is_some() || self.grounding.is_some() {
             for (index, sample) in samples.iter().enumerate() {
-                self.add_patches(sample, &features, index)?;
+                self.add_patches(sample, &features, tokens_bmc.as_ref(), index)?;
             }
         }
         Ok(())
@@ -231,11 +235,19 @@ impl<'a> Tasks<'a> {
         features
     }
 
+    /// What matching reads of the images, where a task asks for it.
+    fn match_tokens(&self, images_bchw: &Tensor) -> Option<Tensor> {
+        let heats = self.grounding.is_some() && matches!(self.heatmaps, HeatmapSource::GradCam { .. });
+        let is_matched = self.compositional.is_some() || self.request.rerank.is_some() || heats;
+        Some(self.encoder.matcher().filter(|_| is_matched)?.image_tokens(images_bchw))
+    }
+
     fn add_pooled(
         &mut self,
         samples: &[EvalSample],
         images_bchw: &Tensor,
         features: &ImageFeatures,
+        tokens_bmc: Option<&Tensor>,
     ) -> Result<(), EvalError> {
         // Patches are compared as the objective saw them.
         let compared = match (self.request.pair_score, self.request.patch_path) {
@@ -243,9 +255,7 @@ impl<'a> Tasks<'a> {
             (_, PatchPath::Local) => Some(features.shallow_clone()),
             (_, PatchPath::Global) => Some(self.encode(images_bchw, PatchPath::Local)),
         };
-        let is_matched = self.compositional.is_some() || self.request.rerank.is_some();
-        let matcher = self.encoder.matcher().filter(|_| is_matched);
-        let tokens_bmc = matcher.map(|matcher| matcher.image_tokens(images_bchw));
+        let tokens_bmc = tokens_bmc.map(Tensor::shallow_clone);
         let keys = samples.iter().map(|sample| sample.key.clone()).collect();
         let seen = SeenImages::new(keys, &features.pooled_bd, compared, tokens_bmc)?;
         // Each task sees its own rows: an image without a caption may still have a class.
@@ -269,7 +279,13 @@ impl<'a> Tasks<'a> {
         Ok(())
     }
 
-    fn add_patches(&mut self, sample: &EvalSample, features: &ImageFeatures, index: usize) -> Result<(), EvalError> {
+    fn add_patches(
+        &mut self,
+        sample: &EvalSample,
+        features: &ImageFeatures,
+        tokens_bmc: Option<&Tensor>,
+        index: usize,
+    ) -> Result<(), EvalError> {
         if sample.segmentation.is_none() && sample.regions.is_none() {
             return Ok(());
         }
@@ -283,7 +299,18 @@ impl<'a> Tasks<'a> {
         if let Some(task) = &mut self.grounding {
             let (height, width) = self.encoder.image_size();
             let size = (height as usize, width as usize);
-            task.add_image(sample, patches_pd.view(), features.grid, size, self.embedder)?;
+            let (embedder, key) = (self.embedder, &sample.key);
+            match (self.heatmaps, tokens_bmc) {
+                (HeatmapSource::GradCam { matcher, layer }, Some(tokens_bmc)) => {
+                    let tokens_mc = tokens_bmc.get(index as i64);
+                    task.add_image(sample, matcher.grid(), size, |phrases| {
+                        by_grad_cam(embedder, key, (matcher, layer), &tokens_mc, phrases)
+                    })?;
+                }
+                _ => task.add_image(sample, features.grid, size, |phrases| {
+                    by_similarity(embedder, key, patches_pd.view(), phrases)
+                })?,
+            }
         }
         Ok(())
     }
@@ -304,6 +331,7 @@ impl<'a> Tasks<'a> {
                     PatchPath::Local => "local".to_owned(),
                 },
                 upsampling: self.request.upsampling,
+                heatmaps: self.heatmaps.protocol(),
                 heatmap_threshold: self.request.heatmap_threshold,
                 intervals: BOOTSTRAP,
             },

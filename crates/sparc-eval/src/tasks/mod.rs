@@ -16,6 +16,7 @@ mod compositional_results;
 mod error;
 mod evaluate;
 mod features;
+mod heatmaps;
 mod measured;
 mod pair_judge;
 mod pair_scoring;
@@ -42,6 +43,7 @@ pub use compositional_results::{
 };
 pub use error::{EvalError, Task};
 pub use evaluate::{Progress, evaluate};
+pub use heatmaps::{Heatmaps, middle_layer};
 pub use measured::Measured;
 pub use pair_judge::{PairJudge, PairJudgement, SeenImages};
 pub use region_arms::RegionArm;
@@ -49,6 +51,6 @@ pub use region_results::{ArmResults, BoxResults, RegionResults};
 pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
-    CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults, ImageCaption, Protocol,
-    RankSummary, RerankedResults, RetrievalResults, SegmentationResults,
+    BoxChoiceResults, CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults,
+    ImageCaption, Protocol, RankSummary, RerankedResults, RetrievalResults, SegmentationResults,
 };

@@ -1,7 +1,7 @@
 //! Phrase grounding: the heatmap of a phrase over an image should lie on the box of the phrase.
 //!
-//! The heatmap is the cosine of the phrase's pooled embedding with every patch, upsampled bilinearly
-//! to the size of the network input, where it is scored by [`crate::metrics::grounding`].
+//! The heatmap is one of [`Heatmaps`](super::Heatmaps), upsampled bilinearly to the size of the network input, where it
+//! is scored by [`crate::metrics::grounding`] and chooses among the image's boxes ([`crate::metrics::box_choice`]).
 //!
 //! # Rules
 //!
@@ -9,13 +9,15 @@
 //!   network cannot know which of five "person" boxes is meant. Means are over queries.
 //! - Boxes are clipped to the image. A box without area inside it (or with a NaN) and a region with an
 //!   empty phrase are skipped and counted.
+//! - The boxes to choose from are the different ones of all the image's phrases. A phrase for which any choice would be
+//!   right, such as that of a single box, does not count among the choices.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 use sparc_core::{EvalSample, PatchGrid, Region};
 
-use super::features::TextEmbedder;
 use super::measured::Measured;
-use super::{EvalError, GroundingResults, Task};
+use super::{BoxChoiceResults, EvalError, GroundingResults, Task};
+use crate::metrics::box_choice::{AREA_EXPONENT, BoxChoice, box_choice};
 use crate::metrics::grounding::{FOUND_IOU, GroundingScore, grounding_score};
 use crate::metrics::upsample::upsample_bilinear;
 
@@ -28,6 +30,8 @@ pub(super) struct GroundingTask {
     n_empty_boxes: usize,
     /// Of each phrase, with its image.
     scores: Vec<(usize, GroundingScore)>,
+    /// Of each phrase that has a choice, with its image.
+    choices: Vec<(usize, BoxChoice)>,
 }
 
 /// A phrase of one image with all its boxes.
@@ -70,6 +74,7 @@ impl GroundingTask {
             n_empty_phrases: 0,
             n_empty_boxes: 0,
             scores: Vec::new(),
+            choices: Vec::new(),
         }
     }
 
@@ -89,32 +94,31 @@ impl GroundingTask {
         is_usable
     }
 
-    /// Takes one image, if it has regions. `patches_pd` are L2-normalised; the image has
-    /// `height` × `width` pixels.
+    /// Takes one image of `height` × `width` pixels, if it has regions. `heat_of` gives the heat of phrases, `[Q, P]`.
     pub fn add_image(
         &mut self,
         sample: &EvalSample,
-        patches_pd: ArrayView2<'_, f32>,
         grid: PatchGrid,
         (height, width): (usize, usize),
-        embedder: TextEmbedder<'_>,
+        heat_of: impl FnOnce(&[&str]) -> Result<Array2<f32>, EvalError>,
     ) -> Result<(), EvalError> {
         let queries = queries(sample.regions.as_deref().unwrap_or(&[]));
         if queries.is_empty() {
             return Ok(());
         }
+        let mut candidates: Vec<[f32; 4]> = queries.iter().flat_map(|query| &query.boxes).copied().collect();
+        candidates.sort_by(|a, b| a.partial_cmp(b).expect("clipped boxes are numbers"));
+        candidates.dedup();
         let phrases: Vec<&str> = queries.iter().map(|query| query.phrase).collect();
-        let phrases_qd = embedder.embed(&phrases, |index| EvalError::NonFinite {
-            key: sample.key.clone(),
-            what: format!("embedding of the phrase `{}`", phrases[index]),
-        })?;
-        let heat_qp = phrases_qd.dot(&patches_pd.t());
+        let heat_qp = heat_of(&phrases)?;
         for (query, heat_p) in queries.iter().zip(heat_qp.rows()) {
             let shape = (grid.height as usize, grid.width as usize);
             let heat_hw = Array2::from_shape_vec(shape, heat_p.to_vec()).expect("P = h * w patches");
             let heatmap_hw = upsample_bilinear(heat_hw.view(), height, width);
             let score = grounding_score(heatmap_hw.view(), &query.boxes, self.threshold);
             self.scores.push((self.n_images, score));
+            let choice = box_choice(heatmap_hw.view(), &candidates, &query.boxes, AREA_EXPONENT);
+            self.choices.extend((choice.chance < 1.0).then_some((self.n_images, choice)));
             self.n_boxes += query.boxes.len();
         }
         self.n_images += 1;
@@ -145,6 +149,13 @@ impl GroundingTask {
             mean_box_iou: mean(|score| score.box_iou),
             mean_mask_iou: mean(|score| score.mask_iou),
             box_accuracy: mean(|score| f64::from(u8::from(score.box_iou >= FOUND_IOU))),
+            box_choice: Measured::mean(self.choices.iter().map(|(image, choice)| (*image, choice.hit))).map(
+                |accuracy| {
+                    let n_phrases = self.choices.len();
+                    let chance = self.choices.iter().map(|(_, choice)| choice.chance).sum::<f64>() / n_phrases as f64;
+                    BoxChoiceResults { n_phrases, accuracy, chance }
+                },
+            ),
             chance: scores.iter().map(|(_, score)| score.chance).sum::<f64>() / scores.len() as f64,
         })
     }

@@ -3,7 +3,7 @@
 use sparc_core::{PairScore, PatchPath};
 use tch::Device;
 
-use super::{ClassSet, EvalError, RegionsRequest, SegmentationClasses};
+use super::{ClassSet, EvalError, Heatmaps, RegionsRequest, SegmentationClasses};
 use crate::metrics::grounding;
 use crate::metrics::upsample::Upsampling;
 
@@ -29,10 +29,12 @@ pub struct EvalRequest {
     pub captioning: bool,
     /// What retrieval, classification and compositional tests compare; patches, where it reads them, along the local path.
     pub pair_score: PairScore,
-    /// Which patch features segmentation and grounding read.
+    /// Which patch features segmentation, and grounding by similarity, read.
     pub patch_path: PatchPath,
     /// How segmentation comes from patches to pixels.
     pub upsampling: Upsampling,
+    /// What grounding takes for the heatmap of a phrase.
+    pub heatmaps: Heatmaps,
     /// Where grounding cuts the min-max-normalised heatmap, in `[0, 1]`.
     pub heatmap_threshold: f64,
     /// Images encoded together; it changes speed and memory, not the numbers.
@@ -45,7 +47,8 @@ pub struct EvalRequest {
 
 impl EvalRequest {
     /// No task yet; pooled embeddings, patches along the global path and bilinear scores (SPARC's path, and the usual
-    /// interpolation), heatmaps cut at half of their range.
+    /// interpolation), heatmaps by similarity, cut at
+    /// half of their range.
     pub fn new(device: Device) -> EvalRequest {
         EvalRequest {
             retrieval: false,
@@ -59,6 +62,7 @@ impl EvalRequest {
             pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
             upsampling: Upsampling::BilinearScores,
+            heatmaps: Heatmaps::Similarity,
             heatmap_threshold: grounding::DEFAULT_THRESHOLD,
             batch_size: 64,
             text_batch_size: 256,
@@ -77,26 +81,30 @@ impl EvalRequest {
             return Err(EvalError::InvalidRequest {
                 field: "regions.arms",
                 value: "empty".into(),
-                expected: "at least one way to embed a box",
+                expected: "at least one way to embed a box".into(),
             });
         }
         if let Some(rerank) = self.rerank.filter(|&rerank| rerank == 0 || !self.retrieval) {
             return Err(EvalError::InvalidRequest {
                 field: "rerank",
                 value: rerank.to_string(),
-                expected: "at least 1, and retrieval be asked for",
+                expected: "at least 1, and retrieval be asked for".into(),
             });
         }
         for (field, size) in [("batch_size", self.batch_size), ("text_batch_size", self.text_batch_size)] {
             if size == 0 {
-                return Err(EvalError::InvalidRequest { field, value: size.to_string(), expected: "at least 1" });
+                return Err(EvalError::InvalidRequest {
+                    field,
+                    value: size.to_string(),
+                    expected: "at least 1".into(),
+                });
             }
         }
         if !(0.0..=1.0).contains(&self.heatmap_threshold) {
             return Err(EvalError::InvalidRequest {
                 field: "heatmap_threshold",
                 value: self.heatmap_threshold.to_string(),
-                expected: "in [0, 1]",
+                expected: "in [0, 1]".into(),
             });
         }
         Ok(())

@@ -120,7 +120,7 @@ struct Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     fn read(reranker: Reranker, embedder: TextEmbedder<'a>) -> Result<Tokens<'a>, EvalError> {
-        let matcher = embedder.encoder.matcher().ok_or(EvalError::NoMatcher)?;
+        let matcher = embedder.encoder.matcher().expect("re-ranking is asked of networks with a matching head");
         let texts: Vec<&str> = reranker.texts.iter().map(String::as_str).collect();
         // All of one length: texts of several batches meet in one.
         let batch = embedder.tokenizer.tokenize(&texts);

@@ -44,6 +44,9 @@ pub struct Protocol {
     pub patch_path: String,
     /// How segmentation comes from patches to pixels.
     pub upsampling: Upsampling,
+    /// What grounding took for heatmaps; absent in results of before there was a choice.
+    #[serde(default = "similarity")]
+    pub heatmaps: String,
     /// Where grounding cuts its min-max-normalised heatmaps.
     pub heatmap_threshold: f64,
     /// How the intervals of all tasks are drawn: images are resampled, and candidates stay.
@@ -52,6 +55,10 @@ pub struct Protocol {
 
 fn pooled() -> String {
     sparc_core::PairScore::Pooled.name().to_owned()
+}
+
+pub(super) fn similarity() -> String {
+    "similarity".to_owned()
 }
 
 /// Image-text retrieval.
@@ -185,8 +192,22 @@ pub struct GroundingResults {
     pub mean_mask_iou: Measured,
     /// Fraction of phrases whose box IoU is at least 0.5.
     pub box_accuracy: Measured,
+    /// The image's boxes ranked by the heatmap; absent where no phrase has a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub box_choice: Option<BoxChoiceResults>,
     /// Mean share of the image that a phrase's boxes cover: what pointing and mask IoU would be for a
     /// constant heatmap.
+    pub chance: f64,
+}
+
+/// Which of its image's boxes a phrase's heatmap chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BoxChoiceResults {
+    /// Phrases for which not any box would be right.
+    pub n_phrases: usize,
+    /// Share of them whose box has an IoU of at least 0.5 with one of the phrase's.
+    pub accuracy: Measured,
+    /// Share of boxes that would be right, on average.
     pub chance: f64,
 }
 
@@ -376,6 +397,11 @@ impl GroundingResults {
         keys.measured("grounding_mean_IoU", self.mean_box_iou);
         keys.measured("grounding_mean_mask_IoU", self.mean_mask_iou);
         keys.measured("grounding_box_accuracy@0.5", self.box_accuracy);
+        if let Some(choice) = &self.box_choice {
+            keys.measured("grounding_box_choice", choice.accuracy);
+            keys.detail("grounding_box_choice", "n", choice.n_phrases as f64);
+            keys.detail("grounding_box_choice", "chance", choice.chance);
+        }
         keys.number("grounding_chance", self.chance);
     }
 }

@@ -671,8 +671,9 @@ fn flat_keys_are_fixed_and_in_order() {
             segmentation_pixel_accuracy",
         ))
         .chain(grounding.into_iter().flat_map(|key| with_interval(&format!("grounding_{key}"))))
+        .chain(with_interval("grounding_box_choice"))
         .chain(words(
-            "grounding_chance n_images n_captions n_without_captions n_empty_captions n_classes n_without_class \
+            "grounding_box_choice.n grounding_box_choice.chance grounding_chance n_images n_captions n_without_captions n_empty_captions n_classes n_without_class \
             n_segmentation_classes n_without_segmentation n_without_foreground n_phrases n_boxes n_without_regions \
             n_empty_phrases n_empty_boxes",
         ))

@@ -95,7 +95,21 @@ impl KeyValues {
         let (key, value) = (&self.key_bhxd, &self.value_bhxd);
         Tensor::scaled_dot_product_attention(query_bhqd, key, value, mask, 0.0, false, None, false)
     }
+
+    /// The same, its probabilities `[B, H, Q, X]` through `see`; the fused kernel does not give them.
+    fn attend_seen(&self, query_bhqd: &Tensor, mask: Option<&Tensor>, see: SeeAttention<'_>) -> Tensor {
+        let width = query_bhqd.size().last().map_or(1.0, |&width| width as f64);
+        let logits_bhqx = query_bhqd.matmul(&self.key_bhxd.transpose(2, 3)) / width.sqrt();
+        let logits_bhqx = match mask {
+            Some(mask) => logits_bhqx.masked_fill(&mask.logical_not(), f64::NEG_INFINITY),
+            None => logits_bhqx,
+        };
+        see(logits_bhqx.softmax(-1, None::<Kind>)).matmul(&self.value_bhxd)
+    }
 }
+
+/// Gets the probabilities of an attention, `[B, H, Q, X]`, and gives those that values are mixed with.
+pub type SeeAttention<'a> = &'a mut dyn FnMut(Tensor) -> Tensor;
 
 /// Attention of one sequence to another, each through projections of its own.
 #[derive(Debug)]
@@ -164,10 +178,28 @@ impl CrossAttention {
 
     /// [`CrossAttention::forward`] to a context that [`CrossAttention::key_values`] was given.
     pub fn attend(&self, queries_bqw: &Tensor, context: &KeyValues, mask: Option<&Tensor>) -> Tensor {
+        self.project_back(&context.attend(&self.project(queries_bqw), mask))
+    }
+
+    /// [`CrossAttention::attend`] with its probabilities through `see`.
+    pub fn attend_seen(
+        &self,
+        queries_bqw: &Tensor,
+        context: &KeyValues,
+        mask: Option<&Tensor>,
+        see: SeeAttention<'_>,
+    ) -> Tensor {
+        self.project_back(&context.attend_seen(&self.project(queries_bqw), mask, see))
+    }
+
+    fn project(&self, queries_bqw: &Tensor) -> Tensor {
         let (b, q, _) = queries_bqw.size3().expect("queries are [B, Q, W]");
-        let query = self.query.forward(queries_bqw).view([b, q, self.heads, self.width / self.heads]).transpose(1, 2);
-        let mixed = context.attend(&query, mask);
-        self.output.forward(&mixed.transpose(1, 2).reshape([b, q, self.width]))
+        self.query.forward(queries_bqw).view([b, q, self.heads, self.width / self.heads]).transpose(1, 2)
+    }
+
+    fn project_back(&self, mixed_bhqd: &Tensor) -> Tensor {
+        let (b, _, q, _) = mixed_bhqd.size4().expect("mixed values are [B, H, Q, W / H]");
+        self.output.forward(&mixed_bhqd.transpose(1, 2).reshape([b, q, self.width]))
     }
 }
 
@@ -191,7 +223,7 @@ pub fn causal_mask(length: i64, device: Device) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sparc_testing::{assert_close, cube, random, rows, values};
+    use sparc_testing::{assert_close, cube, random, rows, scalar, values};
 
     /// Attention of one sample in scalar loops, from Vaswani et al.'s equation 1.
     fn reference(x: &[Vec<f64>], parameters: &crate::Parameters, heads: usize, visible: &[bool]) -> Vec<Vec<f64>> {
@@ -249,6 +281,29 @@ mod tests {
         let (a, b) = tch::no_grad(|| (attention.forward(&x, Some(&mask)), cross.forward(&x, &x, Some(&mask))));
         for (a, b) in values(&a).into_iter().zip(values(&b)) {
             assert_close(a, b, 1e-12);
+        }
+    }
+
+    #[test]
+    fn seen_attention_is_the_fused_kernels() {
+        let mask = key_mask(&Tensor::from_slice(&[true, true, true, false, true, false, false, false]).view([2, 4]));
+        for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-6)] {
+            let builder = ParameterBuilder::new(4, kind, Device::Cpu);
+            let cross = CrossAttention::new(&builder, 6, 5, 8, 2);
+            let (queries, context) = (random(&[2, 3, 6], 1).to_kind(kind), random(&[2, 4, 5], 2).to_kind(kind));
+            let context = cross.key_values(&context);
+            for mask in [None, Some(&mask)] {
+                let mut seen = Tensor::new();
+                let explicit = cross.attend_seen(&queries, &context, mask, &mut |probabilities| {
+                    seen = probabilities.shallow_clone();
+                    probabilities
+                });
+                let fused = cross.attend(&queries, &context, mask);
+                assert!(scalar(&(explicit - fused).abs().max()) < tolerance, "{kind:?}");
+                assert_eq!(seen.size(), [2, 2, 3, 4]);
+                let masked = seen.get(1).narrow(2, 1, 3);
+                assert_eq!(scalar(&masked.abs().max()) == 0.0, mask.is_some());
+            }
         }
     }
 

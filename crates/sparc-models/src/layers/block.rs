@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{CrossAttention, KeyValues, LayerNorm, Linear, SelfAttention};
+use super::{CrossAttention, KeyValues, LayerNorm, Linear, SeeAttention, SelfAttention};
 use crate::{Init, ParameterBuilder, TowerShape};
 
 /// Attention and a GELU MLP four times as wide, each behind a layer norm, each added to the stream.
@@ -113,6 +113,23 @@ impl CrossBlock {
         self.after_cross(x_blw, context.as_ref(), context_mask)
     }
 
+    /// [`CrossBlock::forward`] to a context without a mask, the probabilities of the attention to it through `see`.
+    ///
+    /// # Panics
+    ///
+    /// If the block sees no other sequence.
+    pub fn forward_seen(
+        &self,
+        x_blw: &Tensor,
+        mask: Option<&Tensor>,
+        context_bxc: &Tensor,
+        see: SeeAttention<'_>,
+    ) -> Tensor {
+        let x_blw = self.after_self(self.attention.forward(x_blw, mask));
+        let cross = self.cross.as_ref().expect("a block that sees another sequence");
+        self.mlp.forward(&cross.forward_seen(&x_blw, context_bxc, see))
+    }
+
     /// What a block looks at in a context; none for a block that sees no other sequence.
     pub fn key_values(&self, context_bxc: &Tensor) -> Option<KeyValues> {
         self.cross.as_ref().map(|cross| cross.key_values(context_bxc))
@@ -195,6 +212,10 @@ impl CrossBranch {
 
     fn forward(&self, x_blw: &Tensor, context: &KeyValues, context_mask: Option<&Tensor>) -> Tensor {
         x_blw + self.attention.attend(&self.norm.forward(x_blw), context, context_mask)
+    }
+
+    fn forward_seen(&self, x_blw: &Tensor, context_bxc: &Tensor, see: SeeAttention<'_>) -> Tensor {
+        x_blw + self.attention.attend_seen(&self.norm.forward(x_blw), &self.key_values(context_bxc), None, see)
     }
 }
 

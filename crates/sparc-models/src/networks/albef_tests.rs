@@ -238,3 +238,87 @@ fn wrong_values_are_named() {
         assert!(error.contains(name), "{error}");
     }
 }
+
+/// The heat of one pair, `[L, M]`, from central differences of the logit by each probability.
+fn differences_of_logit(network: &Albef, pairs: &Pairs<'_>, layer: usize, sizes: [i64; 3]) -> Tensor {
+    const STEP: f64 = 1e-5;
+    let [heads, tokens, seen] = sizes;
+    let mut attention = Tensor::new();
+    let _ = network.match_seen(pairs, layer, &mut |probabilities| {
+        attention = probabilities.shallow_clone();
+        probabilities
+    });
+    assert_eq!(attention.size(), [1, heads, tokens, seen]);
+    let moved = |place: [i64; 3], by: f64| {
+        scalar(&network.match_seen(pairs, layer, &mut |probabilities| {
+            let _ = place.iter().fold(probabilities.get(0), |part, &index| part.get(index)).g_add_scalar_(by);
+            probabilities
+        }))
+    };
+    let mut heat = vec![0.0; (tokens * seen) as usize];
+    for head in 0..heads {
+        for token in 0..tokens {
+            for image in 0..seen {
+                let place = [head, token, image];
+                let gradient = (moved(place, STEP) - moved(place, -STEP)) / (2.0 * STEP);
+                let probability = attention.double_value(&[0, head, token, image]);
+                heat[(token * seen + image) as usize] += probability * gradient.max(0.0) / heads as f64;
+            }
+        }
+    }
+    Tensor::from_slice(&heat).view([tokens, seen])
+}
+
+#[test]
+fn heatmaps_are_central_differences_of_the_match_logit() {
+    for visual_tokens in std::iter::once(None).chain(NAS.map(Some)) {
+        let network = network(visual_tokens, 1);
+        let matcher = network.matcher().unwrap();
+        let (pictures, text) = (images(2, 3), texts(&[4, 3], 4));
+        let (image, tokens) = (matcher.image_tokens(&pictures), matcher.text_tokens(&text));
+        for layer in 0..matcher.n_layers() {
+            let heat = tch::no_grad(|| matcher.match_heatmaps(&image, &tokens, &text.mask_bl, layer));
+            assert_eq!((heat.size(), heat.requires_grad()), (vec![2, 4, 9], false));
+            assert!(scalar(&heat.min()) >= 0.0);
+            for pair in 0..2 {
+                let row = |tensor: &Tensor| tensor.narrow(0, pair, 1).detach();
+                let (image, tokens, mask) = (row(&image), row(&tokens), row(&text.mask_bl));
+                let pairs = Pairs { image_rmw: &image, text_rlw: &tokens, mask_rl: &mask };
+                let seen = image.size()[1];
+                let heads = network.config.text.size.shape().heads;
+                let slow = tch::no_grad(|| differences_of_logit(&network, &pairs, layer, [heads, 4, seen]));
+                let slow = slow.narrow(1, seen - 9, 9) * mask.get(0).unsqueeze(-1);
+                assert!(scalar(&slow.max()) > 1e-7, "{visual_tokens:?} layer {layer}: no heat to compare");
+                let furthest = difference(&heat.get(pair), &slow) / scalar(&slow.max());
+                assert!(furthest < 1e-4, "{visual_tokens:?} layer {layer}: {furthest}");
+            }
+        }
+        // Only the first token's vector is judged: in the last layer no other one matters.
+        let last = matcher.match_heatmaps(&image, &tokens, &text.mask_bl, matcher.n_layers() - 1);
+        assert_eq!(scalar(&last.narrow(1, 1, 3).max()), 0.0);
+    }
+}
+
+#[test]
+fn heatmaps_read_what_matching_reads() {
+    for visual_tokens in std::iter::once(None).chain(NAS.map(Some)) {
+        let network = network(visual_tokens, 1);
+        let matcher = network.matcher().unwrap();
+        let (pictures, text) = (images(2, 3), texts(&[5, 4], 5));
+        let (image, tokens) = (matcher.image_tokens(&pictures), matcher.text_tokens(&text));
+        let pairs = Pairs { image_rmw: &image, text_rlw: &tokens, mask_rl: &text.mask_bl };
+        let logits_r2 = network.match_fused(&network.encoders.fuse(&tokens, &text.mask_bl, &image));
+        for layer in 0..matcher.n_layers() {
+            let seen = network.match_seen(&pairs, layer, &mut |probabilities| probabilities);
+            assert!(difference(&seen, &logits_r2.select(1, 1)) < 1e-12, "{visual_tokens:?} layer {layer}");
+        }
+        // Padding and other pairs have no part.
+        let heat = matcher.match_heatmaps(&image, &tokens, &text.mask_bl, 0);
+        let padded = texts(&[4], 8);
+        let alone = matcher.match_heatmaps(&image.narrow(0, 1, 1), &matcher.text_tokens(&padded), &padded.mask_bl, 0);
+        assert!(difference(&alone.get(0).narrow(0, 0, 4), &heat.get(1).narrow(0, 0, 4)) < 1e-12);
+        assert_eq!((scalar(&alone.narrow(1, 4, 4).max()), scalar(&heat.get(1).get(4).max())), (0.0, 0.0));
+        // Nothing of it stays with the parameters.
+        assert!(network.parameters().iter().all(|(_, tensor)| !tensor.grad().defined()));
+    }
+}

@@ -12,13 +12,15 @@ use sparc_data::skips::SkipCounts;
 use sparc_data::transform::ResizeMode;
 use sparc_eval::report::{metric_rows, text_table};
 use sparc_eval::tasks::{
-    ClassSet, EvalRequest, EvalResults, ImageCaption, Progress, RegionArm, RegionsRequest, SegmentationClasses,
-    evaluate,
+    ClassSet, EvalRequest, EvalResults, Heatmaps, ImageCaption, Progress, RegionArm, RegionsRequest,
+    SegmentationClasses, evaluate,
 };
 use sparc_train::CaptionerLosses;
 use sparc_train::captioning::{CaptionSettings, Captioner};
 use sparc_train::evaluation::Trained;
 use sparc_train::progress::bar;
+
+use super::heatmaps::parse_heatmaps;
 
 #[derive(Debug, Args)]
 pub struct EvalArguments {
@@ -54,6 +56,9 @@ pub struct EvalArguments {
     /// Have the matching head order the first K candidates of retrieval anew
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
+    /// What grounding takes for heatmaps: similarity, or grad-cam[:LAYER] of a matching head's fusion encoder
+    #[arg(long, value_parser = parse_heatmaps, default_value = "similarity")]
+    heatmaps: Heatmaps,
 }
 
 /// A kind of evaluation.
@@ -105,6 +110,7 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         regions.classes = Some(ClassSet::from_json(&text).with_context(|| path.display().to_string())?.names);
     }
     request.rerank = arguments.rerank;
+    request.heatmaps = arguments.heatmaps;
     request.patch_path = match arguments.patches {
         Patches::Global => PatchPath::Global,
         Patches::Local => PatchPath::Local,

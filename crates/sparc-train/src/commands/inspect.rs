@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use image::RgbImage;
 use sparc_data::EvalSet;
@@ -12,13 +12,15 @@ use sparc_eval::draw::{
     AlignmentSheet, CodeRow, CodeSheet, EditedPair, MaskingSheet, RegionSheet, TokenHeatmap, alignment_sheet,
     code_sheet, masking_sheet, region_sheet,
 };
-use sparc_train::evaluation::Trained;
+use sparc_eval::tasks::{Heatmaps, middle_layer};
+use sparc_train::evaluation::{Alignment, Trained};
 use sparc_train::objective::Objective;
 use sparc_train::regions::Seen;
 use sparc_train::{CodePatches, edited_view, masked_view, patches_of_codes};
 use tch::Tensor;
 
 use super::embed::read_image;
+use super::heatmaps::parse_heatmaps;
 
 #[derive(Debug, Args)]
 pub struct InspectArguments {
@@ -39,6 +41,10 @@ pub struct InspectArguments {
     /// With --phrase: a box x0,y0,x1,y1 in [0, 1] of the image (repeatable)
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "phrase", value_parser = parse_box)]
     boxes: Vec<[f32; 4]>,
+    /// What is drawn of --text: similarity groups patches as SPARC does, grad-cam[:LAYER] shows where a matching head
+    /// looks [default: grad-cam of ALBEF]
+    #[arg(long, value_parser = parse_heatmaps, requires = "text", conflicts_with = "data")]
+    heatmaps: Option<Heatmaps>,
     /// PNG to write
     #[arg(long, default_value = "inspect.png")]
     out: PathBuf,
@@ -50,11 +56,16 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
     let title = format!("{} step {}", trained.plan.config.objective.name(), trained.step);
     let data = arguments.data.as_deref();
     let sheet = match (seen, &arguments.text, &trained.plan.config.objective) {
+        (Some(seen), Some(text), _) if arguments.heatmaps == Some(Heatmaps::Similarity) => {
+            alignment(&trained, seen, text, title)
+        }
+        (Some(seen), Some(text), _) if arguments.heatmaps.is_some() => looks(&trained, seen, text, arguments, title)?,
         (None, None, _) => codes(&trained, data.unwrap_or_default(), title)?,
         (Some(seen), Some(text), objective) if data.is_some() || matches!(objective, Objective::Nas(_)) => {
             edit(&trained, seen, text, data, title)?
         }
         (Some(seen), Some(text), Objective::Sycoca(_)) => masks(&trained, seen.pixels, &seen.input_chw, text, title)?,
+        (Some(seen), Some(text), Objective::Albef(_)) => looks(&trained, seen, text, arguments, title)?,
         (Some(seen), Some(text), _) => alignment(&trained, seen, text, title),
         (Some(seen), None, _) if !arguments.phrase.is_empty() => regions(&trained, seen, arguments, title)?,
         (Some(_), None, _) => bail!("--image with --data needs the --text of the pair"),
@@ -68,6 +79,30 @@ pub fn inspect(arguments: &InspectArguments) -> anyhow::Result<()> {
 /// Which patches each token is grouped with.
 fn alignment(trained: &Trained, seen: Seen, text: &str, title: String) -> RgbImage {
     let alignment = trained.align(&seen.input_chw, text);
+    token_sheet(seen, text, alignment, title)
+}
+
+/// Where the matching head looks, all tokens together and each alone.
+fn looks(
+    trained: &Trained,
+    seen: Seen,
+    text: &str,
+    arguments: &InspectArguments,
+    title: String,
+) -> anyhow::Result<RgbImage> {
+    let layer = match arguments.heatmaps {
+        Some(Heatmaps::GradCam { layer }) => layer,
+        Some(Heatmaps::Similarity) | None => None,
+    };
+    let n_layers = trained.fusion_layers()?;
+    let layer = layer.unwrap_or_else(|| middle_layer(n_layers));
+    ensure!(layer < n_layers, "--heatmaps: the fusion encoder has layers 1 to {n_layers}, not {}", layer + 1);
+    let title = format!("{title}: Grad-CAM of fusion layer {} of {n_layers}; [ALL] is their mean", layer + 1);
+    let heat = trained.grad_cam(&seen.input_chw, text, layer)?;
+    Ok(token_sheet(seen, text, heat, title))
+}
+
+fn token_sheet(seen: Seen, text: &str, alignment: Alignment, title: String) -> RgbImage {
     alignment_sheet(&AlignmentSheet {
         image: seen.pixels,
         caption: text.to_owned(),

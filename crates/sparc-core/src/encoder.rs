@@ -47,6 +47,9 @@ pub trait Matcher {
     /// What matching reads of normalised images `[B, 3, H, W]`: tokens `[B, M, C]`, computed once for all texts.
     fn image_tokens(&self, images_bchw: &Tensor) -> Tensor;
 
+    /// [`Encoder::encode_images`] and [`Matcher::image_tokens`] of the same images, which pass the tower once.
+    fn features_and_tokens(&self, images_bchw: &Tensor, path: PatchPath) -> (ImageFeatures, Tensor);
+
     /// What matching reads of texts: tokens `[B, L, W]`, computed once for all images.
     fn text_tokens(&self, text: &TextBatch) -> Tensor;
 

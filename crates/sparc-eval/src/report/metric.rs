@@ -128,12 +128,11 @@ fn reranked(key: &str) -> Option<MetricInfo> {
     }
 }
 
-/// What follows `compositional.`: `match.` where the matching head judges, the kind of test, `[source]`.
+/// What follows `compositional.`: `match.` where the matching head judges, `both.` where it and the score do, the kind of test, `[source]`.
 fn compositional(key: &str) -> Option<MetricInfo> {
-    let (judge, key) = match key.strip_prefix("match.") {
-        Some(key) => (", matching head", key),
-        None => ("", key),
-    };
+    let judges = [("match.", ", matching head"), ("both.", ", matching head + score")];
+    let (judge, key) =
+        judges.into_iter().find_map(|(prefix, judge)| Some((judge, key.strip_prefix(prefix)?))).unwrap_or(("", key));
     let known = |group: &str, label: String| {
         Some(MetricInfo { group: format!("{group}{judge}"), label, unit: Unit::Percent, better: Better::Higher })
     };
@@ -275,6 +274,7 @@ mod tests {
             "compositional.negatives[mean_of_sources]",
             "compositional.negatives[a]",
             "compositional.match.negatives[a]",
+            "compositional.both.negatives[a]",
             "compositional.statements[a]",
             "compositional.match.statements_accuracy[a]",
             "compositional.pairs[a].text",

@@ -1,9 +1,10 @@
 //! Compositional tests: the true caption among hard negatives, statements that are true or false, and items of two
-//! images with two captions (Winoground), by the pair score and, where the network has one, by its matching head.
+//! images with two captions (Winoground), by the pair score and, where the network has one, by its matching head and by the
+//! sum of the two.
 //!
 //! The matching head judges by its log-odds, which rank as its probability does and do not saturate; a statement counts
-//! as judged true above 0, which is a probability of 0.5. A pair score has no such threshold, so that statements have
-//! an area under the ROC curve there, and no accuracy. Both halves of an item must be met for it to count.
+//! as judged true above 0, which is a probability of 0.5. A pair score has no such threshold, and neither has the
+//! sum, so that statements have an area under the ROC curve there, and no accuracy. Both halves of an item must be met for it to count.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,6 +29,7 @@ pub(super) struct CompositionalTask {
     halves: HashMap<ItemId, Half>,
     by_score: Outcomes,
     by_match: Option<Outcomes>,
+    by_both: Option<Outcomes>,
 }
 
 /// Source, name and both captions of an item: halves that name other captions never meet.
@@ -71,6 +73,7 @@ impl CompositionalTask {
             halves: HashMap::new(),
             by_score: Outcomes::default(),
             by_match: has_matcher.then(Outcomes::default),
+            by_both: has_matcher.then(Outcomes::default),
         }
     }
 
@@ -113,6 +116,9 @@ impl CompositionalTask {
             if let Some(by_match) = &mut self.by_match {
                 by_match.add(sample, image, &|text| match_logit(&judgement(text)));
             }
+            if let Some(by_both) = &mut self.by_both {
+                by_both.add(sample, image, &|text| matched(judgement(text).match_and_score()));
+            }
             for pair in &sample.caption_pairs {
                 self.add_half(pair, [judgement(&pair.caption), judgement(&pair.other)]);
             }
@@ -142,6 +148,11 @@ impl CompositionalTask {
                     let scores_ci = scores_ci(&match_logit);
                     by_match.items.entry(pair.source.clone()).or_default().add(scores_ci, scores_ci);
                 }
+                if let Some(by_both) = &mut self.by_both {
+                    let among_texts = scores_ci(&|judged| matched(judged.match_and_score()));
+                    let among_images = scores_ci(&|judged| matched(judged.match_and_score_among_images()));
+                    by_both.items.entry(pair.source.clone()).or_default().add(among_texts, among_images);
+                }
             }
         }
     }
@@ -161,12 +172,17 @@ impl CompositionalTask {
             n_lone_caption_pairs: self.n_lone_pairs + self.halves.len(),
             by_score: self.by_score.results(None),
             by_match: self.by_match.map(|outcomes| outcomes.results(Some(MATCHED))),
+            by_both: self.by_both.map(|outcomes| outcomes.results(None)),
         })
     }
 }
 
 fn match_logit(judgement: &PairJudgement) -> f32 {
-    judgement.match_logit.expect("a network with a matching head judges by it")
+    matched(judgement.match_logit)
+}
+
+fn matched(score: Option<f32>) -> f32 {
+    score.expect("a network with a matching head judges by it")
 }
 
 impl Outcomes {

@@ -18,6 +18,9 @@ pub struct CompositionalResults {
     /// By the matching head, of networks with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_match: Option<ClaimResults>,
+    /// By the matching head's log-odds and the pair score, added up, of networks with a matching head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_both: Option<ClaimResults>,
 }
 
 /// What one way of scoring pairs leads to.
@@ -155,6 +158,9 @@ impl CompositionalResults {
         keys.claims("compositional", &self.by_score);
         if let Some(by_match) = &self.by_match {
             keys.claims("compositional.match", by_match);
+        }
+        if let Some(by_both) = &self.by_both {
+            keys.claims("compositional.both", by_both);
         }
     }
 }

@@ -78,6 +78,10 @@ impl Matcher for Numbers {
         images_bchw.select(1, 0).flatten(1, -1).unsqueeze(-1)
     }
 
+    fn features_and_tokens(&self, images_bchw: &Tensor, path: PatchPath) -> (ImageFeatures, Tensor) {
+        (self.encode_images(images_bchw, path), self.image_tokens(images_bchw))
+    }
+
     fn text_tokens(&self, text: &TextBatch) -> Tensor {
         text.ids_bl.to_kind(Kind::Float).unsqueeze(-1)
     }
@@ -204,6 +208,13 @@ fn every_kind_of_claim_is_judged_by_score_and_by_match() {
     let matched = by_match.hard_negatives.as_ref().unwrap();
     assert_eq!((matched.all.accuracy.value, matched.all.strict, matched.sources[2].accuracy.value), (0.875, 0.75, 0.5));
 
+    // The head tells numbers apart by far more than the score does: their sum sides with it.
+    let by_both = results.by_both.as_ref().unwrap();
+    assert_eq!(by_both.hard_negatives.as_ref().unwrap().all.accuracy.value, 0.875);
+    let summed = by_both.statements.as_ref().unwrap();
+    assert!(summed.verdicts.is_none() && summed.area_under_roc.unwrap().value == 1.0);
+    assert_eq!(by_both.caption_pairs[0].group.value, 1.0);
+
     // 3.6 is nearer to 4 than to 3; the true 9 and 7 lie as far as the true 3.
     let all = by_score.statements.as_ref().unwrap();
     assert_eq!((all.n_statements, by_score.statements_by_source.len()), (5, 2));
@@ -228,6 +239,7 @@ fn keys_are_fixed_and_told_apart() {
     let value = |key: &str| metrics.iter().find(|(known, _)| known == key).map(|(_, value)| *value);
     assert_eq!(value("compositional.negatives"), Some(0.625));
     assert_eq!(value("compositional.match.negatives"), Some(0.875));
+    assert_eq!(value("compositional.both.negatives"), Some(0.875));
     assert_eq!(value("compositional.negatives.strict"), Some(0.5));
     assert_eq!(
         (value("compositional.negatives[near].n"), value("compositional.negatives[near].chance")),
@@ -252,7 +264,14 @@ fn keys_are_fixed_and_told_apart() {
 
     let without =
         run(&Numbers { has_matcher: false, ..SEEING }, samples(), &ask(|request| request.compositional = true));
-    assert!(!without.unwrap().flatten().iter().any(|(key, _)| key.contains("match")));
+    assert!(!without.unwrap().flatten().iter().any(|(key, _)| key.contains("match") || key.contains("both")));
+}
+
+#[test]
+fn the_sum_is_of_the_heads_log_odds_and_the_score() {
+    let judged = PairJudgement { among_texts: 0.25, among_images: -0.5, match_logit: Some(1.0) };
+    assert_eq!((judged.match_and_score(), judged.match_and_score_among_images()), (Some(1.25), Some(0.5)));
+    assert_eq!(PairJudgement { match_logit: None, ..judged }.match_and_score(), None);
 }
 
 #[test]

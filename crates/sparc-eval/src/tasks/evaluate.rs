@@ -189,8 +189,7 @@ impl<'a> Tasks<'a> {
         if !is_pooled && !is_local && self.regions.is_none() {
             return Ok(());
         }
-        let features = self.encode(&images_bchw, self.request.patch_path);
-        let tokens_bmc = self.match_tokens(&images_bchw);
+        let (features, tokens_bmc) = self.see(&images_bchw);
         if is_pooled {
             self.add_pooled(samples, &images_bchw, &features, tokens_bmc.as_ref())?;
         }
@@ -220,26 +219,21 @@ impl<'a> Tasks<'a> {
     }
 
     fn encode(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
-        let features = self.encoder.encode_images(images_bchw, path);
-        let n_samples = images_bchw.size()[0];
-        let (pooled, patches) = (features.pooled_bd.size(), features.patches_bpd.size());
-        assert!(
-            pooled.len() == 2 && pooled[0] == n_samples,
-            "pooled features {pooled:?} of {n_samples} images are not [B, D]"
-        );
-        assert!(
-            patches.len() == 3 && patches[0] == n_samples && patches[1] == features.grid.len(),
-            "patch features {patches:?} of {n_samples} images on {:?} are not [B, P, D]",
-            features.grid
-        );
-        features
+        checked(self.encoder.encode_images(images_bchw, path), images_bchw.size()[0])
     }
 
-    /// What matching reads of the images, where a task asks for it.
-    fn match_tokens(&self, images_bchw: &Tensor) -> Option<Tensor> {
+    /// The features of the images, and what matching reads of them where a task asks for it.
+    fn see(&self, images_bchw: &Tensor) -> (ImageFeatures, Option<Tensor>) {
+        let path = self.request.patch_path;
         let heats = self.grounding.is_some() && matches!(self.heatmaps, HeatmapSource::GradCam { .. });
         let is_matched = self.compositional.is_some() || self.request.rerank.is_some() || heats;
-        Some(self.encoder.matcher().filter(|_| is_matched)?.image_tokens(images_bchw))
+        match self.encoder.matcher().filter(|_| is_matched) {
+            None => (self.encode(images_bchw, path), None),
+            Some(matcher) => {
+                let (features, tokens_bmc) = matcher.features_and_tokens(images_bchw, path);
+                (checked(features, images_bchw.size()[0]), Some(tokens_bmc))
+            }
+        }
     }
 
     fn add_pooled(
@@ -344,4 +338,19 @@ impl<'a> Tasks<'a> {
             captioning: self.captioning.map(|(task, _)| task.finish(n_images)).transpose()?,
         })
     }
+}
+
+/// Features of shapes that fit each other.
+fn checked(features: ImageFeatures, n_samples: i64) -> ImageFeatures {
+    let (pooled, patches) = (features.pooled_bd.size(), features.patches_bpd.size());
+    assert!(
+        pooled.len() == 2 && pooled[0] == n_samples,
+        "pooled features {pooled:?} of {n_samples} images are not [B, D]"
+    );
+    assert!(
+        patches.len() == 3 && patches[0] == n_samples && patches[1] == features.grid.len(),
+        "patch features {patches:?} of {n_samples} images on {:?} are not [B, P, D]",
+        features.grid
+    );
+    features
 }

@@ -41,6 +41,19 @@ pub struct PairJudgement {
     pub match_logit: Option<f32>,
 }
 
+impl PairJudgement {
+    /// The matching head's log-odds and [`PairJudgement::among_texts`], added up: what retrieval of X-VLM, and ARO's
+    /// programs for such networks, rank by.
+    pub fn match_and_score(&self) -> Option<f32> {
+        Some(self.match_logit? + self.among_texts)
+    }
+
+    /// The same with [`PairJudgement::among_images`].
+    pub fn match_and_score_among_images(&self) -> Option<f32> {
+        Some(self.match_logit? + self.among_images)
+    }
+}
+
 impl SeenImages {
     /// From features whose pooled embeddings must be finite; `compared` and `tokens_bmc` of the same images.
     pub(super) fn new(
@@ -100,8 +113,13 @@ impl<'a> PairJudge<'a> {
         tch::no_grad(|| {
             let encoder = self.embedder.encoder;
             let images_bchw = images_bchw.to_device(self.embedder.device);
-            let features = encoder.encode_images(&images_bchw, PatchPath::Local);
-            let tokens_bmc = encoder.matcher().map(|matcher| matcher.image_tokens(&images_bchw));
+            let (features, tokens_bmc) = match encoder.matcher() {
+                None => (encoder.encode_images(&images_bchw, PatchPath::Local), None),
+                Some(matcher) => {
+                    let (features, tokens_bmc) = matcher.features_and_tokens(&images_bchw, PatchPath::Local);
+                    (features, Some(tokens_bmc))
+                }
+            };
             let pooled_bd = features.pooled_bd.shallow_clone();
             let compared = (self.pair_score != PairScore::Pooled).then_some(features);
             SeenImages::new(keys, &pooled_bd, compared, tokens_bmc)

@@ -419,12 +419,7 @@ impl Encoder for Albef {
 
     /// There is one way to the shared space: both paths are the same.
     fn encode_images(&self, images_bchw: &Tensor, _path: PatchPath) -> ImageFeatures {
-        let image = self.encoders.image_vectors(images_bchw);
-        ImageFeatures {
-            pooled_bd: self.encoders.embed_image(&image.class_bw),
-            patches_bpd: self.encoders.embed_image(&image.patches_bpw),
-            grid: self.config.image.grid(),
-        }
+        self.features(&self.encoders.image_vectors(images_bchw))
     }
 
     fn encode_text(&self, text: &TextBatch) -> TextFeatures {
@@ -446,9 +441,15 @@ impl Matcher for Albef {
     ///
     /// If there is a dictionary without codes, as before the first step of training.
     fn image_tokens(&self, images_bchw: &Tensor) -> Tensor {
+        self.tokens(&self.encoders.image_vectors(images_bchw))
+    }
+
+    /// # Panics
+    ///
+    /// As [`Matcher::image_tokens`].
+    fn features_and_tokens(&self, images_bchw: &Tensor, _path: PatchPath) -> (ImageFeatures, Tensor) {
         let image = self.encoders.image_vectors(images_bchw);
-        let tokens = self.look_up(&image.patches_bpw).map(|(_, tokens)| tokens);
-        self.image_sequence(&self.encoders, &image, tokens.as_ref())
+        (self.features(&image), self.tokens(&image))
     }
 
     fn text_tokens(&self, text: &TextBatch) -> Tensor {
@@ -496,6 +497,20 @@ struct Pairs<'a> {
 }
 
 impl Albef {
+    fn features(&self, image: &ImageVectors) -> ImageFeatures {
+        ImageFeatures {
+            pooled_bd: self.encoders.embed_image(&image.class_bw),
+            patches_bpd: self.encoders.embed_image(&image.patches_bpw),
+            grid: self.config.image.grid(),
+        }
+    }
+
+    /// What the fusion encoder reads in evaluation.
+    fn tokens(&self, image: &ImageVectors) -> Tensor {
+        let tokens = self.look_up(&image.patches_bpw).map(|(_, tokens)| tokens);
+        self.image_sequence(&self.encoders, image, tokens.as_ref())
+    }
+
     /// Logits of "match", `[R]`, with what texts see of images in a layer through `see`.
     fn match_seen(&self, pairs: &Pairs<'_>, layer: usize, see: SeeAttention<'_>) -> Tensor {
         self.match_fused(&self.encoders.fuse_seen(pairs, layer, see)).select(1, 1)

@@ -306,6 +306,9 @@ fn heatmaps_read_what_matching_reads() {
         let matcher = network.matcher().unwrap();
         let (pictures, text) = (images(2, 3), texts(&[5, 4], 5));
         let (image, tokens) = (matcher.image_tokens(&pictures), matcher.text_tokens(&text));
+        let (features, once) = matcher.features_and_tokens(&pictures, PatchPath::Local);
+        let alone = network.encode_images(&pictures, PatchPath::Local);
+        assert_eq!((difference(&once, &image), difference(&features.patches_bpd, &alone.patches_bpd)), (0.0, 0.0));
         let pairs = Pairs { image_rmw: &image, text_rlw: &tokens, mask_rl: &text.mask_bl };
         let logits_r2 = network.match_fused(&network.encoders.fuse(&tokens, &text.mask_bl, &image));
         for layer in 0..matcher.n_layers() {

@@ -50,6 +50,9 @@ struct Scored<'a> {
     match_logit: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     match_probability: Option<f64>,
+    /// The sum of `score` and `match_logit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    match_and_score: Option<f32>,
 }
 
 pub fn score(arguments: &ScoreArguments) -> anyhow::Result<()> {
@@ -125,6 +128,7 @@ fn of<'a>(
         score_among_images: (pair_score == PairScore::TokenMaxima).then_some(judged.among_images),
         match_logit: judged.match_logit,
         match_probability: judged.match_logit.map(probability),
+        match_and_score: judged.match_and_score(),
     }
 }
 
@@ -133,23 +137,27 @@ fn table(scored: &[Scored]) -> String {
     let among_images = scored.iter().any(|pair| pair.score_among_images.is_some());
     let matched = scored.iter().any(|pair| pair.match_probability.is_some());
     let width = scored.iter().map(|pair| pair.image.display().to_string().chars().count()).max().unwrap_or(0).max(5);
-    let line = |score: &str, logit: &str, image_score: &str, probability: &str, image: &str, text: &str| {
-        let mut line = format!("{score:>7}  {logit:>8}");
-        if among_images {
-            line.push_str(&format!("  {image_score:>12}"));
-        }
-        if matched {
-            line.push_str(&format!("  {probability:>7}"));
-        }
-        format!("{line}  {image:<width$}  {text}\n")
-    };
-    let mut table = line("score", "logit", "among images", "match %", "image", "text");
+    let line =
+        |score: &str, logit: &str, image_score: &str, [probability, both]: [&str; 2], image: &str, text: &str| {
+            let mut line = format!("{score:>7}  {logit:>8}");
+            if among_images {
+                line.push_str(&format!("  {image_score:>12}"));
+            }
+            if matched {
+                line.push_str(&format!("  {probability:>7}  {both:>13}"));
+            }
+            format!("{line}  {image:<width$}  {text}\n")
+        };
+    let mut table = line("score", "logit", "among images", ["match %", "match + score"], "image", "text");
     for pair in scored {
         table.push_str(&line(
             &format!("{:.4}", pair.score),
             &format!("{:.3}", pair.logit),
             &pair.score_among_images.map_or_else(String::new, |score| format!("{score:.4}")),
-            &pair.match_probability.map_or_else(String::new, |share| format!("{:.1}", 100.0 * share)),
+            [
+                &pair.match_probability.map_or_else(String::new, |share| format!("{:.1}", 100.0 * share)),
+                &pair.match_and_score.map_or_else(String::new, |sum| format!("{sum:.3}")),
+            ],
             &pair.image.display().to_string(),
             pair.text,
         ));
@@ -170,7 +178,10 @@ mod tests {
         let logits = PairLogits { scale: 20.0, bias: -1.0 };
         let scored = of(Path::new("a.jpg"), "x", judged(Some(0.0)), PairScore::Pooled, logits);
         assert_eq!((scored.logit, scored.score_among_images, scored.match_probability), (4.0, None, Some(0.5)));
+        let matched = of(Path::new("a.jpg"), "x", judged(Some(2.0)), PairScore::Pooled, logits);
+        assert_eq!((scored.match_and_score, matched.match_and_score), (Some(0.25), Some(2.25)));
         let plain = of(Path::new("a.jpg"), "x", judged(None), PairScore::TokenMaxima, logits);
+        assert_eq!(plain.match_and_score, None);
         assert_eq!((plain.score_among_images, plain.match_probability), (Some(-0.5), None));
         let json = serde_json::to_value(&plain).unwrap();
         assert_eq!(json["score_among_images"], -0.5);
@@ -190,8 +201,8 @@ mod tests {
         );
         assert_eq!(
             table(&scored(PairScore::TokenMaxima, Some(2.0))),
-            "  score     logit  among images  match %  image       text\n \
-             0.2500     5.000       -0.5000     88.1  longer.jpg  a b\n"
+            "  score     logit  among images  match %  match + score  image       text\n \
+             0.2500     5.000       -0.5000     88.1          2.250  longer.jpg  a b\n"
         );
     }
 }

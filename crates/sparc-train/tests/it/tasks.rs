@@ -70,7 +70,27 @@ fn a_matcher_is_evaluated_and_inspected() {
     let pair = ["--image", "x.jpg", "--text", "a red circle"];
     let (codes, with, without) = (inspect(&data), inspect(&[&pair[..], &data[..]].concat()), inspect(&pair));
     assert!(codes.height() > 100 && with != without, "{:?}", codes.dimensions());
+    // Where the matching head looks.
+    assert_ne!(inspect(&[&pair[..], &["--heatmaps", "grad-cam"]].concat()), without);
+    let message = fixture.fail(&[&["inspect", "run"], &pair[..], &["--heatmaps", "grad-cam:9"]].concat());
+    assert!(message.contains("not 9"), "{message}");
+    let ground = |more: &[&str]| {
+        fixture.succeed(&[&eval[..], &["grounding"], more].concat());
+        let text = std::fs::read(fixture.path("out.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()
+    };
+    let (similar, looked) = (ground(&[]), ground(&["--heatmaps", "grad-cam:1"]));
+    assert!(looked["results"]["protocol"]["heatmaps"].as_str().unwrap().starts_with("grad-cam of fusion layer 1 of "));
+    assert_eq!(looked["metrics"]["grounding_chance"], similar["metrics"]["grounding_chance"]);
+    assert_ne!(looked["metrics"]["grounding_mean_mask_IoU"], similar["metrics"]["grounding_mean_mask_IoU"]);
+    let [low, value, high] =
+        [".low", "", ".high"].map(|end| looked["metrics"][format!("grounding_box_choice{end}")].as_f64().unwrap());
+    assert!(low <= value && value <= high, "{looked}");
+    let message = fixture.fail(&[&eval[..], &["grounding", "--heatmaps", "grad-cam:9"]].concat());
+    assert!(message.contains("fusion layer 9"), "{message}");
     fixture.succeed(&["train", "run.yaml", "--set", "output=plain"]);
+    let message = fixture.fail(&[&["inspect", "plain", "--heatmaps", "grad-cam"], &pair[..]].concat());
+    assert!(message.contains("a network trained with sparc has no matching head"), "{message}");
     let message = fixture.fail(&[&["inspect", "plain"], &data[..]].concat());
     assert!(message.contains("a network trained with sparc has no visual dictionary"), "{message}");
     let message = fixture.fail(&[&["inspect", "run", "--image", "x.jpg"], &data[..]].concat());

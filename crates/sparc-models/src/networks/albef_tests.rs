@@ -239,34 +239,31 @@ fn wrong_values_are_named() {
     }
 }
 
-/// The heat of one pair, `[L, M]`, from central differences of the logit by each probability.
-fn differences_of_logit(network: &Albef, pairs: &Pairs<'_>, layer: usize, sizes: [i64; 3]) -> Tensor {
+/// The heat of one pair, `[L, M]`, from central differences of the logit by each probability: a copy of the pair for each.
+fn differences_of_logit(network: &Albef, pairs: &Pairs<'_>, layer: usize) -> Tensor {
     const STEP: f64 = 1e-5;
-    let [heads, tokens, seen] = sizes;
     let mut attention = Tensor::new();
     let _ = network.match_seen(pairs, layer, &mut |probabilities| {
         attention = probabilities.shallow_clone();
         probabilities
     });
-    assert_eq!(attention.size(), [1, heads, tokens, seen]);
-    let moved = |place: [i64; 3], by: f64| {
-        scalar(&network.match_seen(pairs, layer, &mut |probabilities| {
-            let _ = place.iter().fold(probabilities.get(0), |part, &index| part.get(index)).g_add_scalar_(by);
-            probabilities
-        }))
-    };
-    let mut heat = vec![0.0; (tokens * seen) as usize];
-    for head in 0..heads {
-        for token in 0..tokens {
-            for image in 0..seen {
-                let place = [head, token, image];
-                let gradient = (moved(place, STEP) - moved(place, -STEP)) / (2.0 * STEP);
-                let probability = attention.double_value(&[0, head, token, image]);
-                heat[(token * seen + image) as usize] += probability * gradient.max(0.0) / heads as f64;
-            }
-        }
-    }
-    Tensor::from_slice(&heat).view([tokens, seen])
+    let size = attention.size();
+    let n = attention.numel() as i64;
+    let copies = |tensor: &Tensor| tensor.repeat([n].into_iter().chain(vec![1; tensor.dim() - 1]).collect::<Vec<_>>());
+    let (image, text, mask) = (copies(pairs.image_rmw), copies(pairs.text_rlw), copies(pairs.mask_rl));
+    let copies = Pairs { image_rmw: &image, text_rlw: &text, mask_rl: &mask };
+    let step = Tensor::eye(n, (Kind::Double, Device::Cpu)).view([n, size[1], size[2], size[3]]) * STEP;
+    let moved = |step: &Tensor| network.match_seen(&copies, layer, &mut |probabilities| probabilities + step);
+    let gradient_n = (moved(&step) - moved(&-&step)) / (2.0 * STEP);
+    let (attention, gradient) = (values(&attention), values(&gradient_n));
+    let per_head = (size[2] * size[3]) as usize;
+    let heat: Vec<f64> = (0..per_head)
+        .map(|place| {
+            let heads = (0..size[1] as usize).map(|head| head * per_head + place);
+            heads.map(|place| attention[place] * gradient[place].max(0.0)).sum::<f64>() / size[1] as f64
+        })
+        .collect();
+    Tensor::from_slice(&heat).view([size[2], size[3]])
 }
 
 #[test]
@@ -284,10 +281,8 @@ fn heatmaps_are_central_differences_of_the_match_logit() {
                 let row = |tensor: &Tensor| tensor.narrow(0, pair, 1).detach();
                 let (image, tokens, mask) = (row(&image), row(&tokens), row(&text.mask_bl));
                 let pairs = Pairs { image_rmw: &image, text_rlw: &tokens, mask_rl: &mask };
-                let seen = image.size()[1];
-                let heads = network.config.text.size.shape().heads;
-                let slow = tch::no_grad(|| differences_of_logit(&network, &pairs, layer, [heads, 4, seen]));
-                let slow = slow.narrow(1, seen - 9, 9) * mask.get(0).unsqueeze(-1);
+                let slow = tch::no_grad(|| differences_of_logit(&network, &pairs, layer));
+                let slow = slow.narrow(1, image.size()[1] - 9, 9) * mask.get(0).unsqueeze(-1);
                 assert!(scalar(&slow.max()) > 1e-7, "{visual_tokens:?} layer {layer}: no heat to compare");
                 let furthest = difference(&heat.get(pair), &slow) / scalar(&slow.max());
                 assert!(furthest < 1e-4, "{visual_tokens:?} layer {layer}: {furthest}");

@@ -4,18 +4,20 @@
 //! ALBEF (Li et al. 2021): heads for matching and for masked words, momentum copies, queues of earlier embeddings. NAS
 //! (AAAI 2025) puts a visual dictionary between the patches and the fusion encoder.
 
+mod matching;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sparc_core::objectives::albef::MaskingVocabulary;
 use sparc_core::objectives::nas::{ClassToken, TokenMode, VisualTokens};
-use sparc_core::{Encoder, ImageFeatures, Matcher, PatchGrid, PatchPath, TextBatch, TextFeatures, grad_cam};
+use sparc_core::{Encoder, ImageFeatures, Matcher, PatchPath, TextBatch, TextFeatures};
 use tch::{Device, Kind, Tensor};
 
 use super::SpecialTokens;
 use crate::fusion::FusionEncoder;
 use crate::heads::{LanguageHead, MatchingHead, TokenGate};
-use crate::layers::{Linear, SeeAttention};
+use crate::layers::Linear;
 use crate::momentum::{start_copy, update_copy};
 use crate::pair_queue::PairQueue;
 use crate::text::{TextConfig, TextTransformer};
@@ -186,11 +188,6 @@ impl Encoders {
     /// Texts `[R, L, W]` that have looked at image tokens `[R, M, W]`, `[R, L, W]`.
     pub fn fuse(&self, tokens_rlw: &Tensor, mask_rl: &Tensor, image_rmw: &Tensor) -> Tensor {
         self.fusion.forward(tokens_rlw, mask_rl, image_rmw)
-    }
-
-    /// [`Encoders::fuse`] with what texts see of images in a layer through `see`, see [`FusionEncoder::forward_seen`].
-    fn fuse_seen(&self, pairs: &Pairs<'_>, layer: usize, see: SeeAttention<'_>) -> Tensor {
-        self.fusion.forward_seen(pairs.text_rlw, pairs.mask_rl, pairs.image_rmw, layer, see)
     }
 
     /// Which words stood at masked places, by their fused vectors: `[K, W]` → `[K, V]`.
@@ -412,6 +409,16 @@ impl Albef {
     }
 }
 
+impl Albef {
+    fn features(&self, image: &ImageVectors) -> ImageFeatures {
+        ImageFeatures {
+            pooled_bd: self.encoders.embed_image(&image.class_bw),
+            patches_bpd: self.encoders.embed_image(&image.patches_bpw),
+            grid: self.config.image.grid(),
+        }
+    }
+}
+
 impl Encoder for Albef {
     fn image_size(&self) -> (i64, i64) {
         (self.config.image.image_size, self.config.image.image_size)
@@ -433,87 +440,6 @@ impl Encoder for Albef {
 
     fn matcher(&self) -> Option<&dyn Matcher> {
         Some(self)
-    }
-}
-
-impl Matcher for Albef {
-    /// # Panics
-    ///
-    /// If there is a dictionary without codes, as before the first step of training.
-    fn image_tokens(&self, images_bchw: &Tensor) -> Tensor {
-        self.tokens(&self.encoders.image_vectors(images_bchw))
-    }
-
-    /// # Panics
-    ///
-    /// As [`Matcher::image_tokens`].
-    fn features_and_tokens(&self, images_bchw: &Tensor, _path: PatchPath) -> (ImageFeatures, Tensor) {
-        let image = self.encoders.image_vectors(images_bchw);
-        (self.features(&image), self.tokens(&image))
-    }
-
-    fn text_tokens(&self, text: &TextBatch) -> Tensor {
-        self.encoders.text_vectors(text)
-    }
-
-    fn match_logits(&self, image_rmc: &Tensor, text_rlw: &Tensor, mask_rl: &Tensor) -> Tensor {
-        let logits_r2 = self.match_fused(&self.encoders.fuse(text_rlw, mask_rl, image_rmc));
-        logits_r2.select(1, 1) - logits_r2.select(1, 0)
-    }
-
-    fn n_layers(&self) -> usize {
-        self.encoders.fusion.n_layers()
-    }
-
-    fn grid(&self) -> PatchGrid {
-        self.config.image.grid()
-    }
-
-    fn match_heatmaps(&self, image_rmc: &Tensor, text_rlw: &Tensor, mask_rl: &Tensor, layer: usize) -> Tensor {
-        tch::with_grad(|| {
-            let mut attention = Tensor::new();
-            let pairs = Pairs { image_rmw: &image_rmc.detach(), text_rlw: &text_rlw.detach(), mask_rl };
-            let match_r = self.match_seen(&pairs, layer, &mut |probabilities| {
-                // What comes before has no part in the gradient.
-                attention = probabilities.detach().set_requires_grad(true);
-                attention.shallow_clone()
-            });
-            // Pairs do not see each other: the gradient of the sum is that of each.
-            let gradient = Tensor::run_backward(&[match_r.sum(match_r.kind())], &[&attention], false, false);
-            let heat_rlm =
-                grad_cam(&attention.detach(), &gradient[0]).masked_fill(&mask_rl.logical_not().unsqueeze(-1), 0.0);
-            // The class token, where there is one, comes before the patches.
-            let (n_patches, n_tokens) = (self.grid().len(), heat_rlm.size()[2]);
-            heat_rlm.narrow(2, n_tokens - n_patches, n_patches)
-        })
-    }
-}
-
-/// Pairs as the fusion encoder reads them.
-struct Pairs<'a> {
-    image_rmw: &'a Tensor,
-    text_rlw: &'a Tensor,
-    mask_rl: &'a Tensor,
-}
-
-impl Albef {
-    fn features(&self, image: &ImageVectors) -> ImageFeatures {
-        ImageFeatures {
-            pooled_bd: self.encoders.embed_image(&image.class_bw),
-            patches_bpd: self.encoders.embed_image(&image.patches_bpw),
-            grid: self.config.image.grid(),
-        }
-    }
-
-    /// What the fusion encoder reads in evaluation.
-    fn tokens(&self, image: &ImageVectors) -> Tensor {
-        let tokens = self.look_up(&image.patches_bpw).map(|(_, tokens)| tokens);
-        self.image_sequence(&self.encoders, image, tokens.as_ref())
-    }
-
-    /// Logits of "match", `[R]`, with what texts see of images in a layer through `see`.
-    fn match_seen(&self, pairs: &Pairs<'_>, layer: usize, see: SeeAttention<'_>) -> Tensor {
-        self.match_fused(&self.encoders.fuse_seen(pairs, layer, see)).select(1, 1)
     }
 }
 

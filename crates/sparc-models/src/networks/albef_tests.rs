@@ -3,6 +3,7 @@
 use sparc_core::objectives::nas::edit;
 use sparc_testing::{assert_close, random, scalar, values};
 
+use super::matching::Pairs;
 use super::*;
 use crate::ModelSize;
 

@@ -248,6 +248,43 @@ fn every_pair_is_judged_as_if_it_were_alone() {
     assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] > 1e-9), "{sorted:?}");
 }
 
+/// The key of an edited image is the right one moved by what the new codes say, and the patches that gave way to them
+/// hear nothing of it.
+#[test]
+fn the_key_of_an_edited_image_is_the_right_one_moved() {
+    let mut nas = nas();
+    nas.negatives.contrast_edited = true;
+    let network = network(&Objective::Nas(nas.clone()), Kind::Double);
+    let mut batch = batch(0);
+    batch.images_bchw = batch.images_bchw.to_kind(Kind::Double);
+    let online = View::new(&network, network.online(), &batch);
+    let copies = tch::no_grad(|| View::new(&network, network.momentum(), &batch));
+    let draws = Draws { moment: MOMENT, n_rows: BATCH, device: Device::Cpu };
+    let edits = Edits::new(&network, &nas.negatives, &batch, (&online, &copies), &draws);
+    let key_bd = edits.image_bd.as_ref().unwrap();
+
+    let replaced_bp = &edits.images.replaced_bp;
+    let (batch_size, n_patches) = (replaced_bp.size()[0], replaced_bp.size()[1]);
+    let (new_bpc, old_bpc) = (&edits.images.edited.quantised_bpc, &edits.images.original.quantised_bpc);
+    let embed = |x: &Tensor| tch::no_grad(|| network.online().embed_image(x));
+    let mut n_replaced = 0;
+    for b in 0..batch_size {
+        let mut moved_d = copies.image_bd.get(b).zeros_like();
+        for p in (0..n_patches).filter(|&p| replaced_bp.int64_value(&[b, p]) == 1) {
+            moved_d += embed(&new_bpc.get(b).get(p)) - embed(&old_bpc.get(b).get(p));
+            n_replaced += 1;
+        }
+        let expected_d = copies.image_bd.get(b) + moved_d / n_patches as f64;
+        assert!((key_bd.get(b) - expected_d).abs().max().double_value(&[]) < 1e-12, "row {b}");
+    }
+    assert!(n_replaced > 0);
+
+    let gradient =
+        Tensor::run_backward(&[key_bd.sum(Kind::Double)], &[&online.image.patches_bpw], true, false).remove(0);
+    let reached_bp = gradient.abs().amax([-1i64].as_slice(), false).gt(0.0);
+    assert_eq!(values(&reached_bp), values(&replaced_bp.logical_not()));
+}
+
 /// The caption chooses the patches with `text`, and does not with `image`.
 #[test]
 fn the_score_decides_what_a_caption_may_change() {

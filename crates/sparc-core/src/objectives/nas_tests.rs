@@ -445,6 +445,13 @@ fn edits_enter_the_mean_or_a_term_of_their_own() {
         assert_close(total(term, false), 2.0 * mean(&of_pairs), 1e-12);
         let diagnostics = loss(term, true).diagnostics;
         assert_eq!(diagnostics.last().unwrap().0, "edited_recall");
+        // Those of the pairs stay what they are without edits.
+        let of_pairs = |terms: LossTerms| -> Vec<(String, f64)> {
+            let named = terms.diagnostics.iter().filter(|(name, _)| name.starts_with("matching_"));
+            named.map(|(name, value)| (name.to_string(), scalar(value))).collect()
+        };
+        assert_eq!(of_pairs(loss(term, true)), of_pairs(loss(term, false)));
+        assert_eq!(of_pairs(loss(term, true)).len(), 2);
     }
 }
 

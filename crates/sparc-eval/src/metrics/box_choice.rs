@@ -55,8 +55,7 @@ fn score(heatmap_hw: ArrayView2<'_, f32>, candidate: [f32; 4], area_exponent: f6
     let (height, width) = heatmap_hw.dim();
     let inside = heatmap_hw.slice(s![pixels_of_interval(y0, y1, height), pixels_of_interval(x0, x1, width)]);
     let sum: f64 = inside.iter().map(|heat| f64::from(heat.max(0.0))).sum();
-    let area = (x1 - x0) * width as f64 * ((y1 - y0) * height as f64);
-    sum / area.powf(area_exponent)
+    sum / (inside.len() as f64).powf(area_exponent)
 }
 
 #[cfg(test)]

@@ -128,7 +128,8 @@ fn reranked(key: &str) -> Option<MetricInfo> {
     }
 }
 
-/// What follows `compositional.`: `match.` where the matching head judges, `both.` where it and the score do, the kind of test, `[source]`.
+/// What follows `compositional.`: `match.` where the matching head judges, `both.` where it and the score do, the kind of
+/// test, `[source]`.
 fn compositional(key: &str) -> Option<MetricInfo> {
     let judges = [("match.", ", matching head"), ("both.", ", matching head + score")];
     let (judge, key) =

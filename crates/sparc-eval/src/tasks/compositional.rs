@@ -4,7 +4,8 @@
 //!
 //! The matching head judges by its log-odds, which rank as its probability does and do not saturate; a statement counts
 //! as judged true above 0, which is a probability of 0.5. A pair score has no such threshold, and neither has the
-//! sum, so that statements have an area under the ROC curve there, and no accuracy. Both halves of an item must be met for it to count.
+//! sum, so that statements have an area under the ROC curve there, and no accuracy. Both halves of an item must be met
+//! for it to count.
 
 use std::collections::{BTreeMap, HashMap};
 

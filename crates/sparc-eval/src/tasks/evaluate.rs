@@ -294,14 +294,14 @@ impl<'a> Tasks<'a> {
             let (height, width) = self.encoder.image_size();
             let size = (height as usize, width as usize);
             let (embedder, key) = (self.embedder, &sample.key);
-            match (self.heatmaps, tokens_bmc) {
-                (HeatmapSource::GradCam { matcher, layer }, Some(tokens_bmc)) => {
-                    let tokens_mc = tokens_bmc.get(index as i64);
+            match self.heatmaps {
+                HeatmapSource::GradCam { matcher, layer } => {
+                    let tokens_mc = tokens_bmc.expect("tokens of the matcher").get(index as i64);
                     task.add_image(sample, matcher.grid(), size, |phrases| {
                         by_grad_cam(embedder, key, (matcher, layer), &tokens_mc, phrases)
                     })?;
                 }
-                _ => task.add_image(sample, features.grid, size, |phrases| {
+                HeatmapSource::Similarity => task.add_image(sample, features.grid, size, |phrases| {
                     by_similarity(embedder, key, patches_pd.view(), phrases)
                 })?,
             }

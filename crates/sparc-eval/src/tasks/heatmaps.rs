@@ -57,7 +57,7 @@ impl HeatmapSource<'_> {
     /// In words, for a report; layers are counted from 1.
     pub fn protocol(&self) -> String {
         match self {
-            HeatmapSource::Similarity => super::results::similarity(),
+            HeatmapSource::Similarity => "similarity".to_owned(),
             HeatmapSource::GradCam { matcher, layer } => {
                 format!("grad-cam of fusion layer {} of {}", layer + 1, matcher.n_layers())
             }

@@ -42,8 +42,8 @@ pub struct PairJudgement {
 }
 
 impl PairJudgement {
-    /// The matching head's log-odds and [`PairJudgement::among_texts`], added up: what retrieval of X-VLM, and ARO's
-    /// programs for such networks, rank by.
+    /// The matching head's log-odds and [`PairJudgement::among_texts`], added up. ARO's wrapper of X-VLM adds the
+    /// cosine to the logit of "match" alone.
     pub fn match_and_score(&self) -> Option<f32> {
         Some(self.match_logit? + self.among_texts)
     }

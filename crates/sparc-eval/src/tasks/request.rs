@@ -47,8 +47,7 @@ pub struct EvalRequest {
 
 impl EvalRequest {
     /// No task yet; pooled embeddings, patches along the global path and bilinear scores (SPARC's path, and the usual
-    /// interpolation), heatmaps by similarity, cut at
-    /// half of their range.
+    /// interpolation), heatmaps by similarity, cut at half of their range.
     pub fn new(device: Device) -> EvalRequest {
         EvalRequest {
             retrieval: false,

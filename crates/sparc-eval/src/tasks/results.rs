@@ -44,8 +44,7 @@ pub struct Protocol {
     pub patch_path: String,
     /// How segmentation comes from patches to pixels.
     pub upsampling: Upsampling,
-    /// What grounding took for heatmaps; absent in results of before there was a choice.
-    #[serde(default = "similarity")]
+    /// What grounding took for heatmaps.
     pub heatmaps: String,
     /// Where grounding cuts its min-max-normalised heatmaps.
     pub heatmap_threshold: f64,
@@ -55,10 +54,6 @@ pub struct Protocol {
 
 fn pooled() -> String {
     sparc_core::PairScore::Pooled.name().to_owned()
-}
-
-pub(super) fn similarity() -> String {
-    "similarity".to_owned()
 }
 
 /// Image-text retrieval.

@@ -32,8 +32,8 @@ pub enum Command {
     Ground(embed::GroundArguments),
     /// Write captions for images or shards
     Caption(caption::CaptionArguments),
-    /// Draw which patches each token of a text is grouped with; of ALBEF, where its matching head looks; of SyCoCa, its masks and what it rebuilds; of CLOC,
-    /// what is in boxes and where phrases are
+    /// Draw which patches each token of a text is grouped with; of ALBEF, where its matching head looks; of SyCoCa, its
+    /// masks and what it rebuilds; of CLOC, what is in boxes and where phrases are
     Inspect(inspect::InspectArguments),
     /// Compare runs on a data set: a table, summary.json and report.html
     Report(report::ReportArguments),

@@ -1,8 +1,8 @@
 //! Negatives that differ from the positive in a few visual tokens, or in a few words.
 
 use sparc_core::objectives::nas::{
-    Edit, EditedText, NasConfig, ReplacementInputs, ScoreSpace, TextNegatives, VisualTokens, choose_words, edit,
-    highest, patch_scores, replacements, substitutes, swap_tokens,
+    Edit, EditedText, NasConfig, ReplacementInputs, ScoreSpace, TextNegatives, choose_words, edit, highest,
+    patch_scores, replacements, substitutes, swap_tokens,
 };
 use sparc_core::{Batch, TextBatch};
 use sparc_models::networks::Albef;
@@ -38,11 +38,12 @@ impl Edits {
         let sequence_bmw = network.image_sequence(online.encoders, &online.image, Some(&images.edited));
         let image_bd = nas.contrast_edited.then(|| {
             // The right key, moved by what the edit does to the mean of the projected patches: a key that were made
-            // otherwise than the right ones would give itself away by that alone.
-            let mean_bd = |tokens: &VisualTokens| {
-                online.encoders.embed_image(&tokens.quantised_bpc).mean_dim([1i64].as_slice(), false, None::<Kind>)
+            // otherwise than the right ones would give itself away by that alone. What is taken away carries no
+            // gradient: it would reach just those patches that are no longer there.
+            let mean_bd = |patches_bpc: &Tensor| {
+                online.encoders.embed_image(patches_bpc).mean_dim([1i64].as_slice(), false, None::<Kind>)
             };
-            &copies.image_bd + mean_bd(&images.edited) - mean_bd(&images.original)
+            &copies.image_bd + mean_bd(&images.edited.quantised_bpc) - mean_bd(&images.original.quantised_bpc.detach())
         });
         let text = edit_texts(network, nas.text_negatives, &batch.text, copies, draws).map(|edited| {
             let text = with_ids(&batch.text, edited.ids_bl);

@@ -38,7 +38,7 @@ fn every_config_parses() {
 }
 
 #[test]
-fn methods_differ_by_their_objective_alone() {
+fn methods_differ_by_their_objective_and_what_it_needs() {
     // But for the regions that a method learns from, and the shards that have them where the others have none; and for
     // h_v, which is SPARC's.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
@@ -70,7 +70,9 @@ fn methods_differ_by_their_objective_alone() {
 fn without_regions(mut config: RunConfig, captions: &DataSpec) -> RunConfig {
     if let (Some(_), DataSpec::Mixture(sets), DataSpec::Pattern(pattern)) =
         (config.data.regions.take(), &config.data.train, captions)
-        && sets[0].data == *pattern
+        && let [first, second] = sets.as_slice()
+        && first.data == *pattern
+        && (first.weight, second.weight) == (Some(7.0), Some(1.0))
     {
         config.data.train = captions.clone();
     }

@@ -36,6 +36,7 @@ fn network() -> Coca {
             class_token_in_memory: false,
             image_decoder: None,
         },
+        head: None,
     };
     Coca::new(config, 0, Kind::Float, Device::Cpu)
 }

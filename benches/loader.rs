@@ -73,6 +73,7 @@ fn config(shards: Vec<PathBuf>, dct_scaling: bool) -> LoaderConfig {
             dct_scaling,
             captions: CaptionChoice::First,
             regions: None,
+            targets: None,
             seed: 0,
         },
     }

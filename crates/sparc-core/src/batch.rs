@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 // Dimension letters: b batch, c channel, h height, w width, l tokens, m regions, r tokens of a phrase,
-// u distinct phrases, n captions of all images.
+// u distinct phrases, n captions of all images, k outputs of a head.
 
 /// Token ids of several texts, padded to the longest.
 #[derive(Debug)]
@@ -88,6 +88,26 @@ impl CaptionBatch {
     }
 }
 
+/// What a head that is fine-tuned is to say of each sample.
+#[derive(Debug)]
+pub struct TargetBatch {
+    /// The share of each answer or class, `[B, K]`, `f32`: not negative, each row adds up to 1.
+    pub shares_bk: Tensor,
+    /// True where a token of the question stands, the beginning token among them, `[B, L]`, `bool`. Only
+    /// questions have it: the batch's `text` is the question followed by its answer then.
+    pub question_bl: Option<Tensor>,
+}
+
+impl TargetBatch {
+    /// The same targets on another device.
+    pub fn to_device(&self, device: Device) -> TargetBatch {
+        TargetBatch {
+            shares_bk: self.shares_bk.to_device(device),
+            question_bl: self.question_bl.as_ref().map(|question_bl| question_bl.to_device(device)),
+        }
+    }
+}
+
 /// One step's input.
 #[derive(Debug)]
 pub struct Batch {
@@ -99,6 +119,8 @@ pub struct Batch {
     pub captions: Option<CaptionBatch>,
     /// Regions, if the loader was asked for them.
     pub regions: Option<RegionBatch>,
+    /// Answers or classes, if the loader was asked for them.
+    pub targets: Option<TargetBatch>,
     /// Which image each pair is of, `[B]`, `i64`: a hash of the image as it is stored. Pairs of one image have one id,
     /// wherever they come from.
     pub image_ids_b: Tensor,
@@ -124,6 +146,7 @@ impl Batch {
             text: self.text.to_device(device),
             captions: self.captions.as_ref().map(|captions| captions.to_device(device)),
             regions: self.regions.as_ref().map(|regions| regions.to_device(device)),
+            targets: self.targets.as_ref().map(|targets| targets.to_device(device)),
             image_ids_b: self.image_ids_b.to_device(device),
             keys: self.keys.clone(),
         }

@@ -35,6 +35,16 @@ pub trait Encoder {
         None
     }
 
+    /// What answers questions about images, of a network that does.
+    fn answerer(&self) -> Option<&dyn Answer> {
+        None
+    }
+
+    /// The network's own classifier, if it was fine-tuned to be one.
+    fn classifier(&self) -> Option<&dyn Classify> {
+        None
+    }
+
     /// The network as one that judges pairs with a fusion encoder, if it has one.
     fn matcher(&self) -> Option<&dyn Matcher> {
         None
@@ -95,6 +105,38 @@ pub trait Caption {
 
     /// How captions are made, in words for a report.
     fn protocol(&self) -> String;
+}
+
+/// A question about one image of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedQuestion<'a> {
+    /// The image's row.
+    pub image: usize,
+    /// The sample's key, which seeds what is drawn.
+    pub key: &'a str,
+    /// The question.
+    pub question: &'a str,
+}
+
+/// A network that answers questions about images.
+pub trait Answer {
+    /// One answer for each question about normalised images `[B, 3, H, W]`.
+    fn answer(&self, images_bchw: &Tensor, questions: &[AskedQuestion]) -> Vec<String>;
+
+    /// How answers are found, in words for a report.
+    fn protocol(&self) -> String;
+
+    /// Whether the answer can be given at all: not, where it is none of a closed list.
+    fn knows(&self, answer: &str) -> bool;
+}
+
+/// A network that was trained to tell the classes of images.
+pub trait Classify {
+    /// Names of the K classes it tells apart.
+    fn class_names(&self) -> &[String];
+
+    /// A score of each class, `[B, K]`, of normalised images `[B, 3, H, W]`.
+    fn class_scores(&self, images_bchw: &Tensor) -> Tensor;
 }
 
 /// The special tokens of a vocabulary, as generation needs them.

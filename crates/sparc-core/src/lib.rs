@@ -7,6 +7,7 @@
 //! Nothing in this crate reads files, clocks or the environment, starts threads, draws random
 //! numbers or knows about ranks. Functions panic on shape bugs, with the numbers in the message.
 
+pub mod answers;
 mod batch;
 mod contrast;
 pub mod dictionary;
@@ -22,14 +23,16 @@ mod sample_inputs;
 pub mod seed;
 pub mod tensor_math;
 
-pub use batch::{Batch, CaptionBatch, RegionBatch, TextBatch};
+pub use batch::{Batch, CaptionBatch, RegionBatch, TargetBatch, TextBatch};
 pub use contrast::Gathered;
-pub use encoder::{Caption, Encoder, Matcher, PatchPath, RegionEncoder, TextEnds, Tokenize};
+pub use encoder::{
+    Answer, AskedQuestion, Caption, Classify, Encoder, Matcher, PatchPath, RegionEncoder, TextEnds, Tokenize,
+};
 pub use features::{ImageFeatures, PatchGrid, TextFeatures};
 pub use grad_cam::grad_cam;
 pub use loss_terms::{LossTerm, LossTerms};
 pub use pair_score::{PairScore, PairScores};
-pub use sample::{CaptionPair, EvalSample, FineRegion, HardNegative, LabelMap, Region, Statement};
+pub use sample::{CaptionPair, EvalSample, FineRegion, HardNegative, LabelMap, Question, Region, Statement};
 
 /// Compiles the README's example.
 #[cfg(doctest)]

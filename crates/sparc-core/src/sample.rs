@@ -69,6 +69,15 @@ pub struct CaptionPair {
     pub other: String,
 }
 
+/// A question about the image with the answers of people, or with several that are right together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The question.
+    pub question: String,
+    /// Its answers, at least one; equal ones may be among them.
+    pub answers: Vec<String>,
+}
+
 /// A semantic label for every pixel; it covers exactly the frame of the network input, at a
 /// resolution of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +116,8 @@ pub struct EvalSample {
     pub statements: Vec<Statement>,
     /// Halves of items of two images with two captions, possibly none.
     pub caption_pairs: Vec<CaptionPair>,
+    /// Questions with their answers, possibly none.
+    pub questions: Vec<Question>,
     /// Class index.
     pub class: Option<usize>,
     /// Semantic labels.

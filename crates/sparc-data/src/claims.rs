@@ -53,7 +53,7 @@ struct CaptionPairJson {
 }
 
 /// A string with something in it, trimmed.
-struct Text(String);
+pub(crate) struct Text(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
@@ -103,7 +103,8 @@ fn caption_pair(CaptionPairJson { source, item, caption, other }: CaptionPairJso
     Ok(CaptionPair { source: source.0, item: item.0, caption: caption.0, other: other.0 })
 }
 
-fn entries<J: DeserializeOwned, T>(
+/// The entries of a list that can be read; the others are counted.
+pub(crate) fn entries<J: DeserializeOwned, T>(
     value: Value,
     key: &str,
     read: impl Fn(J) -> Result<T, String>,

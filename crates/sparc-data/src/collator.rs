@@ -15,6 +15,7 @@ use crate::prepare::{CaptionChoice, PreparedSample, Tokenizers};
 use crate::regions::{PreparedRegion, collate_regions};
 use crate::skips::{Skip, SkipCounts};
 use crate::stages::{Stage, StageTimes};
+use crate::targets::collate_targets;
 
 /// What travels from the workers to the collator.
 pub(crate) struct Done {
@@ -234,11 +235,18 @@ impl Collator {
         let captions = (preparation.captions == CaptionChoice::All).then(|| self.collate_captions(samples));
         let (texts, keys): (Vec<_>, Vec<_>) =
             samples.iter().map(|sample| (sample.text.clone(), sample.key.clone())).unzip();
+        let text = self.tokenizers.captions.pad(&texts);
+        let targets = preparation.targets.as_ref().map(|spec| {
+            let targets: Vec<_> = samples.iter().filter_map(|sample| sample.target.as_ref()).collect();
+            assert_eq!(targets.len(), samples.len(), "every sample was prepared with a target");
+            collate_targets(spec, &targets, text.ids_bl.size()[1] as usize)
+        });
         Batch {
             images_bchw: network_inputs(samples.iter().map(|sample| &sample.pixels[..]), preparation.image_size),
-            text: self.tokenizers.captions.pad(&texts),
+            text,
             captions,
             regions,
+            targets,
             image_ids_b: Tensor::from_slice(&samples.iter().map(|sample| sample.image_id).collect::<Vec<_>>()),
             keys,
         }

@@ -145,6 +145,16 @@ pub enum Error {
         /// By reason.
         skips: SkipCounts,
     },
+    /// A class that the list of classes does not have: the list is another data set's.
+    #[error("{shard}: sample {key}: {reason}; give the list of classes that the shards were made with")]
+    UnknownClass {
+        /// The shard.
+        shard: String,
+        /// The sample.
+        key: String,
+        /// The class, and how many there are.
+        reason: String,
+    },
     /// Preparing a sample panicked.
     #[error(
         "preparing the sample {key} of {shard} panicked; this is a bug: please report it with the message above, and take the sample out to go on"

@@ -10,6 +10,7 @@ use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::pixels::normalize;
 use crate::prepare::{open_image, read_captions, read_record};
+use crate::questions::read_questions;
 use crate::record::NegativesRecord;
 use crate::regions::{valid_regions, visible_regions};
 use crate::shards::{EVALUATION_MEMBERS, RawSample, ShardSamples};
@@ -111,6 +112,7 @@ fn annotate(
         hard_negatives,
         statements,
         caption_pairs,
+        questions: read_questions(sample, skips),
         class: read_class(sample, skips),
         segmentation: read_segmentation(sample, &geometry, skips),
     })

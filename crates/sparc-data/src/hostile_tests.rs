@@ -254,7 +254,7 @@ fn walked(path: &Path, preparation: &Preparation, tokenizers: &Tokenizers) -> (u
 fn damaged_shards_are_survived_and_counted() {
     let whole = archive(&good_members());
     let Data { config, _folder } = data(Some(vec![]));
-    let mut preparation = config.preparation;
+    let mut preparation = config.preparation.clone();
     preparation.augmentation = Augmentation::NONE;
     let tokenizers = Tokenizers::new(tokenizer(), preparation.regions).unwrap();
     let (mut all_usable, mut all_skips) = (0, 0);

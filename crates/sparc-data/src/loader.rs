@@ -21,9 +21,11 @@ use crate::data_spec::DataSet;
 use crate::error::Error;
 use crate::order::{DrawnSample, LoaderState, Next, Sequence, Shuffle};
 use crate::prepare::{Preparation, Tokenizers, prepare};
+use crate::shards::{CLASSIFICATION_MEMBERS, TRAINING_MEMBERS};
 use crate::skips::{Skip, SkipCounts};
 use crate::source::{Fetcher, Patience};
 use crate::stages::{Stage, StageTimes};
+use crate::targets::TargetSpec;
 use crate::tokenizer::TextTokenizer;
 
 /// What a loader is made of.
@@ -162,15 +164,20 @@ impl Loader {
         let tokenizers = Tokenizers::new(tokenizer, config.preparation.regions).map_err(Error::RegionContext)?;
         let tokenizers = Arc::new(tokenizers);
         let fetcher = Arc::new(Fetcher::new(config.patience));
+        let members: &[&str] = match config.preparation.targets {
+            Some(TargetSpec::Classes(_)) => &CLASSIFICATION_MEMBERS,
+            Some(TargetSpec::Answers(_)) | None => &TRAINING_MEMBERS,
+        };
         let shuffle = Shuffle { samples: config.shuffle_buffer, bytes: config.shuffle_bytes.unwrap_or(u64::MAX) };
-        let sequence = Sequence::new(&config.data, config.seed, shuffle, fetcher.clone(), self.stages.clone(), state)?;
+        let sequence = Sequence::new(&config.data, config.seed, shuffle, fetcher.clone(), self.stages.clone(), state)?
+            .reading(members);
         let config = Arc::new(config);
 
         let reader = Reader { config: config.clone(), sequence, tickets, jobs: job_sender, number: 0, in_batch: 0 };
         self.spawn("sparc-reader".into(), move || reader.run());
         for index in 0..workers {
             let worker = Worker {
-                preparation: config.preparation,
+                preparation: config.preparation.clone(),
                 tokenizers: tokenizers.clone(),
                 fetcher: fetcher.clone(),
                 stages: self.stages.clone(),
@@ -328,7 +335,7 @@ impl Worker {
         }));
         match prepared {
             Ok(Ok(prepared)) => Outcome::Prepared { sample: Box::new(prepared), skips, set },
-            Ok(Err(skip)) => Outcome::Skipped(skip, skips),
+            Ok(Err(skip)) => skip.or_fail().map_or_else(Outcome::Fail, |skip| Outcome::Skipped(skip, skips)),
             // Were the thread to die here, everybody would wait for this sample.
             Err(_) => Outcome::Fail(Error::WorkerPanicked { shard: sample.shard.to_string(), key: sample.key }),
         }

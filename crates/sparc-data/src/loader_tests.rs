@@ -95,6 +95,7 @@ pub(super) fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
             dct_scaling: false,
             captions: CaptionChoice::Random,
             regions: Some(RegionSettings { max: 2, context_length: 5, caption_from_phrases: false }),
+            targets: None,
             seed: 3,
         },
     };

@@ -153,6 +153,7 @@ impl Sequence {
                     shuffle,
                     fetcher: fetcher.clone(),
                     stages: stages.clone(),
+                    members: &TRAINING_MEMBERS,
                     tables: HashMap::new(),
                     start,
                     position: 0,
@@ -163,6 +164,12 @@ impl Sequence {
             seed,
             last: 0,
         })
+    }
+
+    /// The same sequence with members of these extensions in place of [`TRAINING_MEMBERS`].
+    pub(crate) fn reading(mut self, members: &'static [&'static str]) -> Sequence {
+        self.sets.iter_mut().for_each(|set| set.members = members);
+        self
     }
 
     /// What comes next.
@@ -214,6 +221,8 @@ struct SetSequence {
     shuffle: Shuffle,
     fetcher: Arc<Fetcher>,
     stages: Arc<StageTimes>,
+    /// Extensions of the members that are read.
+    members: &'static [&'static str],
     /// Tables that have been opened, by their place among the sources.
     tables: HashMap<usize, Arc<Table>>,
     /// Where this epoch was entered: samples before that are passed over.
@@ -397,7 +406,7 @@ impl SetSequence {
                 Some(placed) => Samples::Placed(placed.into_iter()),
                 None => {
                     let samples = self.stages.time(Stage::Fetch, || ShardSamples::fetch(&source, &self.fetcher))?;
-                    Samples::Streamed(Box::new(samples.keeping(&TRAINING_MEMBERS)))
+                    Samples::Streamed(Box::new(samples.keeping(self.members)))
                 }
             },
         };
@@ -411,7 +420,7 @@ impl SetSequence {
         match source {
             Source::Object(_) if !resuming => Ok(None),
             _ => {
-                let find = || placed_samples(source, &self.fetcher, &TRAINING_MEMBERS);
+                let find = || placed_samples(source, &self.fetcher, self.members);
                 self.stages.time(Stage::Fetch, find)
             }
         }

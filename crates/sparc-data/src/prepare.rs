@@ -11,6 +11,7 @@ use crate::regions::{PreparedRegion, RegionSettings, caption_of, draw_regions, v
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
 use crate::stages::{Stage, StageTimes};
+use crate::targets::{PreparedTarget, TargetSpec};
 use crate::tokenizer::{TextTokenizer, TokenizedText};
 use crate::transform::{Augmentation, Frame, ResizeMode, survives_mirroring};
 
@@ -27,7 +28,7 @@ pub enum CaptionChoice {
 }
 
 /// How samples are prepared for training.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Preparation {
     /// Side of the square network input in pixels.
     pub image_size: u32,
@@ -42,6 +43,8 @@ pub struct Preparation {
     pub captions: CaptionChoice,
     /// Regions; `None` leaves them unread.
     pub regions: Option<RegionSettings>,
+    /// What is read in place of captions, to fine-tune a head; `None` reads captions.
+    pub targets: Option<TargetSpec>,
     /// Seed of everything random here, together with epoch and key.
     pub seed: u64,
 }
@@ -62,6 +65,8 @@ pub struct PreparedSample {
     pub captions: Vec<TokenizedText>,
     /// Regions, if they were asked for.
     pub regions: Vec<PreparedRegion>,
+    /// What a head is to say, if it was asked for. The text is a question with its answer then, or empty.
+    pub target: Option<PreparedTarget>,
 }
 
 /// What turns captions and region phrases into tokens; they differ in context length.
@@ -111,7 +116,12 @@ pub fn prepare(
         &[b"sample", &occasion.to_le_bytes(), sample.key.as_bytes()],
     ));
     let record = read_record(sample)?;
-    let mut captions = read_captions(sample, &record)?;
+    let targets = preparation.targets.as_ref();
+    let drawn = targets.map(|targets| targets.draw(sample, occasion, preparation.seed, skips)).transpose()?;
+    let mut captions = match &drawn {
+        Some(drawn) => vec![drawn.words.clone()],
+        None => read_captions(sample, &record)?,
+    };
     let regions = match preparation.regions {
         None => Vec::new(),
         Some(_) => valid_regions(sample, record.regions.unwrap_or_default(), skips),
@@ -146,11 +156,17 @@ pub fn prepare(
         let encoded = stages.time(Stage::Tokenise, || tokenizer.encode(text));
         encoded.map_err(|error| sample.skip(SkipReason::Tokenize, error))
     };
+    let (text, question_length) = match drawn.as_ref().and_then(|drawn| drawn.question.as_ref()) {
+        Some((question, answer)) => stages
+            .time(Stage::Tokenise, || tokenizers.captions.encode_answered(question, answer))
+            .map_err(|error| sample.skip(SkipReason::Tokenize, error))?,
+        None => (tokenize(&tokenizers.captions, &caption)?, 0),
+    };
     Ok(PreparedSample {
         key: sample.key.clone(),
         image_id,
         pixels,
-        text: tokenize(&tokenizers.captions, &caption)?,
+        text,
         captions: captions
             .iter()
             .map(|caption| tokenize(&tokenizers.captions, caption))
@@ -159,6 +175,7 @@ pub fn prepare(
             .into_iter()
             .map(|(box_xyxy, text)| Ok(PreparedRegion { box_xyxy, phrase: tokenize(&tokenizers.phrases, &text)? }))
             .collect::<Result<_, Skip>>()?,
+        target: drawn.map(|drawn| PreparedTarget { shares: drawn.shares, question_length }),
     })
 }
 

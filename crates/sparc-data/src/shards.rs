@@ -129,6 +129,8 @@ impl RawSample {
 
 /// Extensions of the members that training reads.
 pub const TRAINING_MEMBERS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "txt", "json"];
+/// Extensions of the members that training a classifier reads.
+pub const CLASSIFICATION_MEMBERS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "txt", "json", "cls"];
 /// Extensions of the members that evaluation reads.
 pub const EVALUATION_MEMBERS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "txt", "json", "cls", "seg.png"];
 /// The samples of one shard in order. Two neighbouring members with the same key belong together.

@@ -39,8 +39,17 @@ pub enum SkipReason {
     MemberTooLarge,
     /// The label map or class index cannot be read: only that annotation is left out.
     BadLabel,
-    /// An entry of `hard_negatives`, `statements` or `caption_pairs` that is none: only that entry is left out.
+    /// An entry of `hard_negatives`, `statements`, `caption_pairs` or `qa` that is none: only that entry is left out.
     BadClaim,
+    /// A question none of whose answers is in the list of answers: only that question is left out. It is no fault
+    /// of the data, so it is counted and not logged.
+    UnlistedAnswer,
+    /// No question with an answer of the list, where a head is fine-tuned to answer.
+    NoQuestion,
+    /// No class, where a head is fine-tuned to tell it.
+    NoClass,
+    /// A class beyond the list of classes: training ends with it.
+    UnknownClass,
     /// The tokenizer's vocabulary cannot express the text.
     Tokenize,
     /// The shard ends in the middle: the rest of it is missing.
@@ -66,12 +75,13 @@ impl SkipReason {
                 | SkipReason::MemberTooLarge
                 | SkipReason::BadLabel
                 | SkipReason::BadClaim
+                | SkipReason::UnlistedAnswer
         )
     }
 
     /// Whether something is wrong with the data, worth a line in the log.
     pub fn is_a_fault(self) -> bool {
-        self != SkipReason::RegionOutOfFrame
+        !matches!(self, SkipReason::RegionOutOfFrame | SkipReason::UnlistedAnswer)
     }
 }
 
@@ -94,6 +104,10 @@ impl fmt::Display for SkipReason {
             SkipReason::MemberTooLarge => "member_too_large",
             SkipReason::BadLabel => "bad_label",
             SkipReason::BadClaim => "bad_claim",
+            SkipReason::UnlistedAnswer => "unlisted_answer",
+            SkipReason::NoQuestion => "no_question",
+            SkipReason::NoClass => "no_class",
+            SkipReason::UnknownClass => "unknown_class",
             SkipReason::Tokenize => "tokenize",
             SkipReason::ShardCutOff => "shard_cut_off",
             SkipReason::FileUnreadable => "file_unreadable",
@@ -120,10 +134,13 @@ impl Skip {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`] for [`SkipReason::ReadFailed`].
+    /// [`Error::Read`] for [`SkipReason::ReadFailed`], [`Error::UnknownClass`] for [`SkipReason::UnknownClass`].
     pub fn or_fail(self) -> Result<Skip, Error> {
         match self.reason {
             SkipReason::ReadFailed => Err(Error::Read { shard: self.shard, reason: self.detail }),
+            SkipReason::UnknownClass => {
+                Err(Error::UnknownClass { shard: self.shard, key: self.key, reason: self.detail })
+            }
             _ => Ok(self),
         }
     }

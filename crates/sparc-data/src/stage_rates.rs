@@ -115,7 +115,7 @@ pub fn measure_stages(config: &LoaderConfig, tokenizer: &TextTokenizer, effort: 
         of_workers("tokenise", |times| times.tokenise),
         of_one("collate", collate_seconds(config, tokenizer, effort)),
     ];
-    let reduced = Preparation { dct_scaling: true, ..*preparation };
+    let reduced = Preparation { dct_scaling: true, ..preparation.clone() };
     let with_dct_scaling = || {
         let times = prepare_times(&samples, &reduced, tokenizer, workers, effort);
         workers as f64 / times.total()
@@ -462,6 +462,7 @@ mod tests {
             dct_scaling: false,
             captions: CaptionChoice::First,
             regions: None,
+            targets: None,
             seed: 0,
         };
         let config = LoaderConfig {

@@ -128,6 +128,43 @@ impl TextTokenizer {
         })
     }
 
+    /// A question, without what ends a text: an answer is to follow.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_question(&self, question: &str) -> Result<TokenizedText, String> {
+        let mut text = self.encode(question)?;
+        let length = text.content.iter().rposition(|&is_content| is_content).map_or(1, |last| last + 1);
+        text.ids.truncate(length);
+        text.content.truncate(length);
+        Ok(text)
+    }
+
+    /// A question followed by its answer, as one text, and how many of its tokens are the question, which are those
+    /// of [`TextTokenizer::encode_question`] whatever the answer is. Where the context ends, the answer is cut, then
+    /// the question.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_answered(&self, question: &str, answer: &str) -> Result<(TokenizedText, usize), String> {
+        let whole = self.encode(question)?;
+        let mut text = self.encode_question(question)?;
+        let question_length = text.ids.len();
+        // What ends a text is behind its last piece.
+        let end = whole.ids.get(question_length..).unwrap_or_default();
+        let room = self.context_length.saturating_sub(question_length + end.len());
+        // Byte-level vocabularies tell a word behind a space from one that begins a text.
+        let answer = self.encode(&format!(" {answer}"))?;
+        let pieces = answer.ids.iter().zip(&answer.content).filter(|(_, is_content)| **is_content);
+        text.ids.extend(pieces.map(|(id, _)| *id).take(room));
+        text.content.resize(text.ids.len(), true);
+        text.ids.extend(end);
+        text.content.resize(text.ids.len(), false);
+        Ok((text, question_length))
+    }
+
     /// As [`TextTokenizer::encode`], with an empty text and a warning instead of an error.
     fn encode_or_empty(&self, text: &str) -> TokenizedText {
         self.encode(text).unwrap_or_else(|error| {
@@ -366,6 +403,29 @@ mod tests {
             assert_eq!((ends.begin, ends.end), (ids[0], *ids.last().unwrap()));
             // Padding, unknown, begin.
             assert_eq!(ends.never, [0, 1, 2]);
+        }
+    }
+
+    #[test]
+    fn a_question_has_the_same_tokens_whatever_follows() {
+        for model in [TokenizerModel::Unigram, TokenizerModel::Bpe] {
+            let json = trained(model);
+            let tokenizer = TextTokenizer::from_bytes(json.as_bytes(), 24).unwrap();
+            let question = tokenizer.encode_question("a red circle").unwrap();
+            for answer in ["two squares", "blue", ""] {
+                let (text, length) = tokenizer.encode_answered("a red circle", answer).unwrap();
+                assert_eq!((&text.ids[..length], &text.content[..length]), (&question.ids[..], &question.content[..]));
+                assert_eq!(text, tokenizer.encode(&format!("a red circle {answer}")).unwrap());
+            }
+            // The answer is cut first, then the question; the end token stays.
+            let length = question.ids.len();
+            for context in 4..=length + 3 {
+                let short = TextTokenizer::from_bytes(json.as_bytes(), context).unwrap();
+                let (text, kept) = short.encode_answered("a red circle", "two squares").unwrap();
+                assert_eq!((text.ids.len(), kept), (context, length.min(context - 1)), "a context of {context}");
+                assert_eq!(text.ids.last(), tokenizer.encode("").unwrap().ids.last());
+                assert_eq!(short.encode_question("a red circle").unwrap().ids, text.ids[..kept]);
+            }
         }
     }
 

@@ -90,8 +90,12 @@ impl Encoded<'_> {
     /// Mean cross-entropy of a token, where these patches alone are visible.
     fn caption_loss(&self, visible_bk: Option<&Tensor>, site: MaskSite) -> f64 {
         let states_blw = self.caption_states(visible_bk, site);
-        let config =
-            CocaConfig { lambda_contrastive: 0.0, lambda_caption: 1.0, normalisation: Normalisation::OpenClip };
+        let config = CocaConfig {
+            lambda_contrastive: 0.0,
+            lambda_caption: 1.0,
+            normalisation: Normalisation::OpenClip,
+            head: None,
+        };
         let logit_scale = self.logit_scale();
         let caption: CaptionInputs = self.caption(&states_blw);
         coca_loss(&CocaInputs { contrastive: self.contrastive(&logit_scale), caption: Some(caption) }, &config)
@@ -127,6 +131,7 @@ pub fn masked_view(trained: &Trained, image_chw: &Tensor, caption: &str) -> Resu
         text: trained.tokenizer.tokenize(&[caption]),
         captions: None,
         regions: None,
+        targets: None,
         image_ids_b: Tensor::zeros([1], (Kind::Int64, Device::Cpu)),
         keys: vec![String::new()],
     };
@@ -183,6 +188,7 @@ fn batch(trained: &Trained, samples: &[EvalSample]) -> Batch {
         text: trained.tokenizer.tokenize(&captions),
         captions: None,
         regions: None,
+        targets: None,
         image_ids_b: Tensor::arange(samples.len() as i64, (Kind::Int64, Device::Cpu)),
         keys: samples.iter().map(|sample| sample.key.clone()).collect(),
     }

@@ -3,7 +3,9 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sparc_core::objectives::clip::ClipInputs;
-use sparc_core::objectives::coca::{CaptionInputs, CocaConfig, CocaInputs, coca_loss};
+use sparc_core::objectives::coca::{
+    CaptionInputs, CocaConfig, CocaInputs, FineTuningInputs, HeadConfig, HeadTask, coca_loss, fine_tuning_loss,
+};
 use sparc_core::objectives::sycoca::{
     MaskSite, PatchChoice, PatchMask, ReconstructionInputs, ReconstructionMask, Side, SimilaritySpace, SycocaConfig,
     SycocaInputs, choose_patches, patch_scores, sycoca_loss,
@@ -82,6 +84,9 @@ pub fn built(captioner: CaptionerConfig, objective: &Objective) -> CaptionerConf
 ///
 /// If the objective trains no captioner, which the plan refuses.
 pub fn loss(network: &Coca, objective: &Objective, batch: &Batch, moment: Moment) -> LossTerms {
+    if let Objective::Coca(config @ CocaConfig { head: Some(head), .. }) = objective {
+        return fine_tuning(network, batch, config, *head);
+    }
     let encoded = Encoded::new(network, batch);
     match objective {
         Objective::Coca(config) => coca(&encoded, config),
@@ -207,6 +212,31 @@ fn coca(encoded: &Encoded, config: &CocaConfig) -> LossTerms {
     let logit_scale = network.logit_scale();
     let caption = states_blw.as_ref().map(|states_blw| encoded.caption(states_blw));
     coca_loss(&CocaInputs { contrastive: encoded.contrastive(&logit_scale), caption }, config)
+}
+
+/// What the head says of a batch, and captioning of its questions with their answers.
+fn fine_tuning(network: &Coca, batch: &Batch, config: &CocaConfig, head: HeadConfig) -> LossTerms {
+    let targets = batch.targets.as_ref().expect("the loader reads what a head learns from");
+    let image = network.image_tokens(&batch.images_bchw, None);
+    let (logits_bk, states_blw) = match head.task {
+        HeadTask::Classification => (network.class_logits(&image), None),
+        HeadTask::Vqa => {
+            let tokens_blw = network.text_tokens(&batch.text).tokens_blw;
+            // The answer stands behind the question, whose states do not see it.
+            let states_blw = network.caption_states(&tokens_blw, &network.memory(&image, None));
+            let question_bl = targets.question_bl.as_ref().expect("questions come with their places");
+            (network.answer_logits(&states_blw, question_bl), Some(states_blw))
+        }
+    };
+    let caption = states_blw.as_ref().map(|states_blw| CaptionInputs {
+        states_blw,
+        vocabulary_vw: network.vocabulary(),
+        ids_bl: &batch.text.ids_bl,
+        mask_bl: &batch.text.mask_bl,
+        denominator: None,
+    });
+    let inputs = FineTuningInputs { logits_bk: &logits_bk, shares_bk: &targets.shares_bk, caption };
+    fine_tuning_loss(&inputs, config)
 }
 
 fn sycoca(encoded: &Encoded, config: &SycocaConfig, moment: Moment) -> LossTerms {

@@ -1,7 +1,7 @@
 //! Captions from a trained captioner: settings, prompts, texts.
 
 use serde::{Deserialize, Serialize};
-use sparc_core::{Caption, Encoder, ImageFeatures, PatchPath, TextBatch, TextEnds, TextFeatures, seed};
+use sparc_core::{Caption, TextEnds, seed};
 use sparc_models::generation::{CachedDecoder, GenerationConfig, Strategy, generate};
 use sparc_models::networks::{Coca, Network};
 use tch::Tensor;
@@ -47,8 +47,23 @@ impl CaptionSettings {
     ///
     /// A setting that does not fit, with the nearest valid key.
     pub fn parse(settings: &[String]) -> Result<CaptionSettings, Error> {
+        CaptionSettings::default().with(settings)
+    }
+
+    /// Settings of generated answers: as [`CaptionSettings::parse`], over a greedy search of 1 to 8 tokens.
+    ///
+    /// # Errors
+    ///
+    /// A setting that does not fit, with the nearest valid key.
+    pub fn for_answers(settings: &[String]) -> Result<CaptionSettings, Error> {
+        let answers =
+            CaptionSettings { strategy: Strategy::Greedy, min_tokens: 1, max_tokens: 8, ..CaptionSettings::default() };
+        answers.with(settings)
+    }
+
+    fn with(self, settings: &[String]) -> Result<CaptionSettings, Error> {
         let parse = || {
-            let mut value = serde_json::to_value(CaptionSettings::default()).expect("settings are plain data");
+            let mut value = serde_json::to_value(&self).expect("settings are plain data");
             settings.iter().try_for_each(|setting| apply(&mut value, setting))?;
             serde_path_to_error::deserialize(value)
                 .map_err(|error| explain(&error.path().to_string(), &error.inner().to_string()))
@@ -107,16 +122,26 @@ impl<'a> Captioner<'a> {
         Ok(Captioner { trained, network, settings, prompt, ends })
     }
 
+    /// As it was made.
+    pub fn settings(&self) -> &CaptionSettings {
+        &self.settings
+    }
+
     /// One caption for each normalised image `[B, 3, H, W]`. A caption depends on its image and key alone.
     pub fn captions(&self, images_bchw: &Tensor, keys: &[&str]) -> Vec<MadeCaption> {
-        let config = generation(&self.settings);
         let seeds: Vec<u64> =
             keys.iter().map(|key| seed::derive(self.settings.seed, &[b"caption", key.as_bytes()])).collect();
         let prompts = vec![self.prompt.clone(); keys.len()];
+        let memory_bmw = tch::no_grad(|| self.network.memory(&self.network.image_tokens(images_bchw, None), None));
+        self.go_on(&memory_bmw, &prompts, &seeds)
+    }
+
+    /// What goes on from each prompt, with a seed, about images whose tokens are `memory_bmw`.
+    pub(crate) fn go_on(&self, memory_bmw: &Tensor, prompts: &[Vec<i64>], seeds: &[u64]) -> Vec<MadeCaption> {
+        let config = generation(&self.settings);
         let texts = tch::no_grad(|| {
-            let memory_bmw = self.network.memory(&self.network.image_tokens(images_bchw, None), None);
-            let mut decoder = CachedDecoder::new(self.network, &memory_bmw, config.rows_per_image());
-            generate(&mut decoder, &prompts, &seeds, &config, &self.ends)
+            let mut decoder = CachedDecoder::new(self.network, memory_bmw, config.rows_per_image());
+            generate(&mut decoder, prompts, seeds, &config, &self.ends)
         });
         let made = texts.into_iter().map(|text| MadeCaption {
             caption: self.trained.tokenizer.decode(&text.ids).unwrap_or_else(|error| {
@@ -142,24 +167,6 @@ impl Caption for Captioner<'_> {
 
     fn protocol(&self) -> String {
         serde_json::to_string(&self.settings).expect("settings are plain data")
-    }
-}
-
-impl Encoder for Captioner<'_> {
-    fn image_size(&self) -> (i64, i64) {
-        self.network.image_size()
-    }
-
-    fn encode_images(&self, images_bchw: &Tensor, path: PatchPath) -> ImageFeatures {
-        self.network.encode_images(images_bchw, path)
-    }
-
-    fn encode_text(&self, text: &TextBatch) -> TextFeatures {
-        self.network.encode_text(text)
-    }
-
-    fn captioner(&self) -> Option<&dyn Caption> {
-        Some(self)
     }
 }
 

@@ -193,15 +193,23 @@ pub fn load_state(checkpoint: &Path) -> Result<CheckpointState, Error> {
     serde_json::from_value(value).map_err(|error| bad(error.to_string()))
 }
 
+/// All tensors of a checkpoint's weights.
+///
+/// # Errors
+///
+/// A file that cannot be read.
+pub fn load_weights(checkpoint: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
+    Ok(weights::load(&checkpoint.join(MODEL))?)
+}
+
 /// Loads a checkpoint's weights, and what follows them without a gradient, into `network`.
 ///
 /// # Errors
 ///
 /// All differences between file and network at once.
 pub fn load_model(checkpoint: &Path, network: &mut Network) -> Result<(), Error> {
-    let path = checkpoint.join(MODEL);
-    let tensors = weights::load(&path)?;
-    network.load_state(&tensors).map_err(|differences| Error::Mismatch { path, differences })
+    let tensors = load_weights(checkpoint)?;
+    network.load_state(&tensors).map_err(|differences| Error::Mismatch { path: checkpoint.join(MODEL), differences })
 }
 
 /// Loads weights and optimizer state, after checking that both fit.

@@ -12,6 +12,7 @@ use sparc_models::networks::{CaptionerConfig, FusionConfig, SpecialTokens};
 use sparc_models::vit::VitConfig;
 
 use crate::error::Error;
+use crate::fine_tuning::FineTuning;
 use crate::objective::Objective;
 use crate::optimizer::OptimizerConfig;
 
@@ -28,6 +29,9 @@ pub struct RunConfig {
     pub objective: Objective,
     /// The network.
     pub model: ModelConfig,
+    /// The checkpoint that the network begins as, and what of it is trained. Absent, it begins at random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fine_tuning: Option<FineTuning>,
     /// What it learns from.
     pub data: DataConfig,
     /// How it learns.
@@ -103,6 +107,12 @@ pub struct DataConfig {
     /// Annotated regions: how many of a sample, and how long their phrases. Absent, they are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<RegionSettings>,
+    /// The answers that a head chooses from: a JSON list, or one a line. Of a head for answers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<PathBuf>,
+    /// The classes that a head tells, as evaluation reads them. Of a head for classes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
     /// How many encoded samples the shuffle draws from.
     pub shuffle_buffer: usize,
     /// Most memory of these samples in MiB; the shuffle draws from fewer where they are large. Absent,

@@ -135,6 +135,7 @@ pub fn edited_view(trained: &Trained, image_chw: &Tensor, caption: &str) -> Resu
         text: trained.tokenizer.tokenize(&[caption]),
         captions: None,
         regions: None,
+        targets: None,
         image_ids_b: Tensor::zeros([1], (Kind::Int64, Device::Cpu)),
         keys: vec![String::new()],
     };

@@ -112,6 +112,9 @@ pub enum Error {
     /// Captions cannot be made as asked for.
     #[error("captions: {0}")]
     Captions(String),
+    /// Questions cannot be answered as asked for.
+    #[error("answers: {0}")]
+    Answers(String),
     /// An error of the data.
     #[error(transparent)]
     Data(#[from] sparc_data::Error),

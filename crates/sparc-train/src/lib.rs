@@ -1,14 +1,17 @@
 //! The trainer of sparc: configuration, loop, checkpoints, logs and the commands of the binary `sparc`.
 
+pub mod answering;
 mod captioner_losses;
 pub mod captioners;
 pub mod captioning;
 pub mod checkpoint;
+pub mod choices;
 pub mod config;
 mod dictionary_view;
 mod error;
 pub mod evaluation;
 pub mod features;
+pub mod fine_tuning;
 pub mod matching;
 pub mod metrics_log;
 pub mod objective;

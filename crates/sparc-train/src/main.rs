@@ -73,6 +73,7 @@ mod tests {
         eval patches
         eval resize
         eval caption
+        eval answers
         eval rerank
         eval heatmaps
         score checkpoint

@@ -85,6 +85,7 @@ fn batch(step: i64) -> Batch {
         text: TextBatch { ids_bl, mask_bl, content_bl },
         captions: None,
         regions: None,
+        targets: None,
         image_ids_b: Tensor::arange(BATCH, (Kind::Int64, Device::Cpu)) + step * BATCH,
         keys: (0..BATCH).map(|row| format!("{step}-{row}")).collect(),
     }

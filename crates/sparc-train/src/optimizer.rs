@@ -83,6 +83,8 @@ struct Slot {
     parameter: Tensor,
     first_moment: Tensor,
     second_moment: Tensor,
+    /// What the learning rate is multiplied by.
+    rate: f64,
 }
 
 /// AdamW's state: two moments a parameter, and the number of updates made.
@@ -99,20 +101,28 @@ fn clear(gradients: &[(&Slot, Tensor)]) {
 }
 
 impl AdamW {
-    /// Fresh moments for every parameter.
+    /// Fresh moments for every parameter that wants a gradient; frozen ones are left alone.
     pub fn new(config: OptimizerConfig, parameters: &Parameters) -> AdamW {
         let slots = parameters
             .iter()
+            .filter(|(_, parameter)| parameter.requires_grad())
             .map(|(name, parameter)| {
                 let slot = Slot {
                     parameter: parameter.shallow_clone(),
                     first_moment: parameter.zeros_like().detach(),
                     second_moment: parameter.zeros_like().detach(),
+                    rate: 1.0,
                 };
                 (name.to_owned(), slot)
             })
             .collect();
         AdamW { config, slots, updates: 0 }
+    }
+
+    /// The same with the learning rate of each parameter multiplied by what `rate` says of its name.
+    pub fn with_rates(mut self, rate: impl Fn(&str) -> f64) -> AdamW {
+        self.slots.iter_mut().for_each(|(name, slot)| slot.rate = rate(name));
+        self
     }
 
     /// Clips the gradients, updates all parameters with them and clears them. Gives the norm of the
@@ -142,13 +152,20 @@ impl AdamW {
             return Ok(norm);
         }
         self.updates += 1;
-        let (decayed, plain): (Vec<_>, Vec<_>) = gradients.iter().partition(|(slot, _)| slot.parameter.dim() >= 2);
-        for (group, weight_decay) in [(decayed, self.config.weight_decay), (plain, 0.0)] {
-            if !group.is_empty() {
+        let mut rates: Vec<f64> = gradients.iter().map(|(slot, _)| slot.rate).collect();
+        rates.sort_by(f64::total_cmp);
+        rates.dedup();
+        for rate in rates {
+            let of_rate = gradients.iter().filter(|(slot, _)| slot.rate == rate);
+            let (decayed, plain): (Vec<_>, Vec<_>) = of_rate.partition(|(slot, _)| slot.parameter.dim() >= 2);
+            for (group, weight_decay) in [(decayed, self.config.weight_decay), (plain, 0.0)] {
+                if group.is_empty() {
+                    continue;
+                }
                 self.update(
                     &group,
                     AdamwStep {
-                        learning_rate,
+                        learning_rate: learning_rate * rate,
                         beta1: self.config.beta1,
                         beta2: self.config.beta2,
                         weight_decay,
@@ -264,6 +281,27 @@ mod tests {
         let moment = optimizer.state()["vector.exp_avg"].double_value(&[0]);
         assert!((moment - 0.1 / 6f64.sqrt()).abs() < 1e-6, "{moment}");
         assert_eq!(vector.grad().abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn rates_scale_steps_and_frozen_parameters_have_no_state() {
+        let step = |rate: f64, frozen: bool| {
+            let parameters = parameters();
+            let (matrix, vector) = (parameters.get("matrix").unwrap(), parameters.get("vector").unwrap());
+            if frozen {
+                let _ = matrix.set_requires_grad(false);
+            }
+            let mut optimizer =
+                AdamW::new(CONFIG, &parameters).with_rates(|name| if name == "matrix" { rate } else { 1.0 });
+            (matrix.sum(Kind::Double) + vector.sum(Kind::Double)).backward();
+            optimizer.step(0.1).unwrap();
+            (1.0 - matrix.double_value(&[0, 0]), 1.0 - vector.double_value(&[0]), optimizer.state().len())
+        };
+        let ((whole, vector, n_whole), (tenth, same, _), (frozen, _, n_frozen)) =
+            (step(1.0, false), step(0.1, false), step(1.0, true));
+        // Decay is scaled with the rate, as it is by the schedule.
+        assert!((tenth / whole - 0.1).abs() < 1e-9 && vector == same && frozen == 0.0, "{whole} {tenth}");
+        assert_eq!((n_whole, n_frozen), (4, 2));
     }
 
     #[test]

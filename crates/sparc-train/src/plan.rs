@@ -2,15 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 use sparc_core::objectives::albef::MaskingVocabulary;
+use sparc_core::objectives::coca::HeadTask;
 use sparc_data::source::Source;
-use sparc_data::{Columns, DataSet, DataSpec, LoaderConfig, Preparation, Share, TextTokenizer, Tokenizers};
+use sparc_data::{Columns, DataSet, DataSpec, LoaderConfig, Preparation, Share, TargetSpec, TextTokenizer, Tokenizers};
+use sparc_models::heads::TaskHeadConfig;
 use sparc_models::networks::{AlbefConfig, CocaConfig, DualEncoderConfig, Network, NetworkConfig};
 use sparc_models::text::TextConfig;
 use tch::{Device, Kind};
 
 use crate::captioners;
+use crate::choices::{Choices, ResolvedHead};
 use crate::config::RunConfig;
 use crate::error::Error;
+use crate::fine_tuning;
 use crate::matching;
 
 /// A configuration with everything that follows from it. Printed and saved before step 1.
@@ -37,6 +41,9 @@ pub struct Resolved {
     /// The ids that masked words need, of an objective that masks any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masking: Option<MaskingVocabulary>,
+    /// What the head chooses from, of an objective with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<ResolvedHead>,
     /// Patches of an image.
     pub n_patches: i64,
     /// Image-text pairs that the run will see.
@@ -90,6 +97,7 @@ impl RunPlan {
             vocab_size: tokenizer.vocab_size() as i64,
             tokenizer_fingerprint: tokenizer.fingerprint().to_owned(),
             masking,
+            head: Choices::read(&config)?.map(|choices| choices.resolved()),
             n_patches: config.model.image.grid().len(),
             samples_to_see: config.train.steps * config.train.batch_size as u64,
             compute: "cpu, f32: no accelerator is used by this build".into(),
@@ -151,12 +159,23 @@ impl RunPlan {
                 logit_scale_init: model.logit_scale_init,
                 logit_scale_max: model.logit_scale_max,
                 captioner: captioners::built(captioner, &self.config.objective),
+                head: self.head(),
             }),
         }
     }
 
-    /// The loader to start.
-    pub fn loader(&self) -> LoaderConfig {
+    /// The head to build.
+    fn head(&self) -> Option<TaskHeadConfig> {
+        let (head, resolved) = (fine_tuning::head(&self.config.objective)?, self.resolved.head.as_ref()?);
+        let outputs = resolved.outputs as i64;
+        Some(match head.task {
+            HeadTask::Vqa => TaskHeadConfig::Answers(outputs),
+            HeadTask::Classification => TaskHeadConfig::Classes(outputs),
+        })
+    }
+
+    /// The loader to start; `targets` is what a head learns from.
+    pub fn loader(&self, targets: Option<TargetSpec>) -> LoaderConfig {
         let RunConfig { seed, data, train, model, .. } = &self.config;
         LoaderConfig {
             data: self.data_sets(),
@@ -177,6 +196,7 @@ impl RunPlan {
                 dct_scaling: data.dct_scaling,
                 captions: data.captions,
                 regions: data.regions,
+                targets,
                 seed: *seed,
             },
         }
@@ -216,8 +236,16 @@ impl RunPlan {
 
     /// How many numbers the network learns, and what it keeps beside them: comments of YAML, a line each.
     pub fn sizes(&self) -> String {
-        let network = Network::blank(self.network(), Kind::Float, self.device());
-        let trained = format!("# trained: {} parameters\n", network.parameters().count());
+        let mut network = Network::blank(self.network(), Kind::Float, self.device());
+        fine_tuning::freeze(&mut network, &self.config);
+        let count = |is_trained: bool| -> usize {
+            let counted = network.parameters().iter().filter(|(_, tensor)| tensor.requires_grad() == is_trained);
+            counted.map(|(_, tensor)| tensor.numel()).sum()
+        };
+        let mut trained = format!("# trained: {} parameters\n", count(true));
+        if count(false) > 0 {
+            trained += &format!("# frozen: {} parameters\n", count(false));
+        }
         let untrained = network
             .untrained()
             .into_iter()
@@ -250,14 +278,19 @@ impl RunPlan {
 
 /// Keys that may change between the parts of a run: they move no sample and, but for rounding, no
 /// number.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 15] = [
     "config.output",
     "config.data.workers",
     "config.data.prefetch",
     "config.data.max_skipped_share",
     "config.data.tokenizer",
     "config.data.train",
+    // What is in these files is in `resolved.head`.
+    "config.data.answers",
+    "config.data.classes",
     "config.data.remote",
+    // Read when a run begins, not to resume it.
+    "config.fine_tuning.from",
     "config.train.log_every",
     "config.train.checkpoint_every",
     "config.train.keep_checkpoints",
@@ -332,5 +365,6 @@ fn check(config: &RunConfig) -> Result<(), String> {
     config.optimizer.validate(train.steps)?;
     config.objective.validate().map_err(|reason| format!("objective.{reason}"))?;
     captioners::check(config)?;
+    fine_tuning::check(config)?;
     matching::check(config)
 }

@@ -13,8 +13,10 @@ use sparc_models::networks::Network;
 use tch::Kind;
 
 use crate::checkpoint;
+use crate::choices::{Choices, HEAD};
 use crate::config::RunConfig;
 use crate::error::Error;
+use crate::fine_tuning;
 use crate::metrics_log::MetricsLog;
 use crate::optimizer::AdamW;
 use crate::plan::RunPlan;
@@ -56,10 +58,17 @@ pub enum Ending {
 pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc<AtomicBool>) -> Result<Ending, Error> {
     let run = plan.config.output.as_path();
     let mut network = Network::new(plan.network(), plan.config.seed, Kind::Float, plan.device());
-    let mut optimizer = AdamW::new(plan.config.optimizer, network.parameters());
+    fine_tuning::freeze(&mut network, &plan.config);
+    let rate = |name: &str| fine_tuning::rate_of(&network, &plan.config, name);
+    let mut optimizer = AdamW::new(plan.config.optimizer, network.parameters()).with_rates(rate);
+    let choices = Choices::read(&plan.config)?;
     let state = match start {
         Start::Fresh | Start::Overwrite => {
-            prepare_folder(run, plan, *start == Start::Overwrite)?;
+            // Before anything is removed: the checkpoint may lie in this very folder.
+            if let Some(fine_tuning) = &plan.config.fine_tuning {
+                tracing::info!("{}", fine_tuning::load(&mut network, &fine_tuning.from, plan)?);
+            }
+            prepare_folder(run, plan, choices.as_ref(), *start == Start::Overwrite)?;
             LoaderState::default()
         }
         Start::ResumeLatest => {
@@ -72,13 +81,13 @@ pub fn train(plan: &RunPlan, tokenizer: TextTokenizer, start: &Start, stop: &Arc
                 // The log is cut back to this step: from here on this is where the run stands.
                 checkpoint::point_latest_at(run, &checkpoint)?;
             } else {
-                prepare_folder(run, plan, false)?;
+                prepare_folder(run, plan, choices.as_ref(), false)?;
             }
             state
         }
     };
     let log = MetricsLog::open(run, optimizer.updates())?;
-    let loader = Loader::start(plan.loader(), tokenizer, state.clone());
+    let loader = Loader::start(plan.loader(choices.map(|choices| choices.targets())), tokenizer, state.clone());
     let window = Window::new(&loader);
     Run { plan, run, network, optimizer, log, loader, state, batch: String::new(), window }.go(stop)
 }
@@ -87,17 +96,18 @@ fn is_same_folder(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Makes the run's folder, with the plan and a copy of the tokenizer in it.
-fn prepare_folder(run: &Path, plan: &RunPlan, overwrite: bool) -> Result<(), Error> {
+/// Makes the run's folder, with the plan, a copy of the tokenizer and what a head chooses from in it.
+fn prepare_folder(run: &Path, plan: &RunPlan, choices: Option<&Choices>, overwrite: bool) -> Result<(), Error> {
     // Read before anything is removed: it may be the copy in this very folder.
     let tokenizer = &plan.config.data.tokenizer;
     let tokenizer = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
+    if run.join(PLAN).exists() && !overwrite {
+        return Err(Error::RunExists { path: run.into() });
+    }
+    let head = choices.map(|choices| choices.file(plan)).transpose()?;
     if run.join(PLAN).exists() {
-        if !overwrite {
-            return Err(Error::RunExists { path: run.into() });
-        }
         // Only what a run writes, by name: the folder may hold more than that.
-        for name in ["checkpoints", "latest", crate::metrics_log::METRICS, PLAN, TOKENIZER] {
+        for name in ["checkpoints", "latest", crate::metrics_log::METRICS, PLAN, TOKENIZER, HEAD] {
             let path = run.join(name);
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             match removed {
@@ -109,6 +119,9 @@ fn prepare_folder(run: &Path, plan: &RunPlan, overwrite: bool) -> Result<(), Err
     let checkpoints = run.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(|error| Error::io(&checkpoints, error))?;
     checkpoint::write_durably(&run.join(TOKENIZER), &tokenizer)?;
+    if let Some(head) = head {
+        checkpoint::write_durably(&run.join(HEAD), head.to_json().as_bytes())?;
+    }
     checkpoint::write_durably(&run.join(PLAN), plan.to_yaml().as_bytes())
 }
 

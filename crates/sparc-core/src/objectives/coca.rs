@@ -5,6 +5,8 @@
 //! takes their mean), `L_cap = −Σ_t log P(y_t | y_<t, image)` with P the softmax of `⟨state_{t−1}, vocabulary_k⟩`
 //! over the vocabulary. The paper sums over a caption's tokens; open_clip takes the mean over the batch's.
 
+mod fine_tuning;
+
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -13,9 +15,11 @@ use crate::contrast::{chunks, wants_gradient, with_gradients};
 use crate::tensor_math::at_least_f32;
 use crate::{LossTerm, LossTerms};
 
+pub use fine_tuning::{FineTuningInputs, HeadConfig, HeadTask, fine_tuning_loss};
+
 // Dimension letters: b batch, l tokens, w width, v vocabulary, n predicted tokens, c tokens of a chunk.
 
-/// Configuration. Every field is required: the values are part of the experiment.
+/// Configuration. Every field but the head is required: the values are part of the experiment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CocaConfig {
@@ -25,6 +29,9 @@ pub struct CocaConfig {
     pub lambda_caption: f64,
     /// How the two terms are normalised.
     pub normalisation: Normalisation,
+    /// A head to be fine-tuned, in place of the contrast; see [`fine_tuning_loss`]. Absent, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadConfig>,
 }
 
 /// What stands in front of the sums of the two terms.
@@ -45,7 +52,19 @@ impl CocaConfig {
     ///
     /// A sentence that names the field.
     pub fn validate(&self) -> Result<(), String> {
-        check_weights(&[("lambda_contrastive", self.lambda_contrastive), ("lambda_caption", self.lambda_caption)])
+        let mut weights =
+            vec![("lambda_contrastive", self.lambda_contrastive), ("lambda_caption", self.lambda_caption)];
+        if let Some(head) = &self.head {
+            head.validate().map_err(|reason| format!("head.{reason}"))?;
+            if self.lambda_contrastive != 0.0 {
+                return Err("lambda_contrastive must be 0 with a head: its samples have no captions to contrast".into());
+            }
+            if head.task == HeadTask::Classification && self.lambda_caption != 0.0 {
+                return Err("lambda_caption must be 0 with a head for classes: there is nothing to read".into());
+            }
+            weights.push(("head.weight", head.weight));
+        }
+        check_weights(&weights)
     }
 }
 

@@ -87,7 +87,7 @@ impl Sample {
 }
 
 const CONFIG: CocaConfig =
-    CocaConfig { lambda_contrastive: 1.0, lambda_caption: 2.0, normalisation: Normalisation::OpenClip };
+    CocaConfig { lambda_contrastive: 1.0, lambda_caption: 2.0, normalisation: Normalisation::OpenClip, head: None };
 
 fn caption_value(inputs: &CaptionInputs, normalisation: Normalisation) -> Tensor {
     captioning(inputs, normalisation, LOGITS_AT_ONCE).0

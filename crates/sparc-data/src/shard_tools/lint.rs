@@ -14,6 +14,7 @@ use crate::decode::{Reduction, decode_labels};
 use crate::error::Error;
 use crate::eval_set::read_class;
 use crate::prepare::{open_image, read_captions, read_record};
+use crate::questions::read_questions;
 use crate::regions::valid_regions;
 use crate::shards::RawSample;
 use crate::skips::{Skip, SkipReason};
@@ -107,6 +108,7 @@ fn check(sample: &RawSample, problems: &mut Vec<Skip>) {
         check_instances(sample, regions.len(), problems);
         valid_regions(sample, regions, problems);
         read_claims(sample, problems);
+        read_questions(sample, problems);
     }
     let size = open_image(sample).and_then(|image| {
         let size = image.encoded.size();

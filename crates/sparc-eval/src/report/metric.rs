@@ -69,7 +69,11 @@ pub fn metric_info(key: &str) -> MetricInfo {
     if let Some(n) = key.strip_prefix("caption_BLEU-") {
         return known("Captioning", &format!("BLEU-{n}"), Better::Higher);
     }
+    if let Some(info) = key.strip_prefix("vqa_").and_then(vqa) {
+        return info;
+    }
     let (classify, segment, ground) = ("Zero-shot classification", "Segmentation", "Grounding");
+    let head = "Classification by the head";
     match key {
         "image_to_text_mean_rank" => rank("image to text, mean rank"),
         "image_to_text_median_rank" => rank("image to text, median rank"),
@@ -78,6 +82,9 @@ pub fn metric_info(key: &str) -> MetricInfo {
         "zeroshot_acc1" => known(classify, "top-1 accuracy", Better::Higher),
         "zeroshot_acc5" => known(classify, "top-5 accuracy", Better::Higher),
         "zeroshot_mean_per_class_recall" => known(classify, "mean per-class recall", Better::Higher),
+        "head_acc1" => known(head, "top-1 accuracy", Better::Higher),
+        "head_acc5" => known(head, "top-5 accuracy", Better::Higher),
+        "head_mean_per_class_recall" => known(head, "mean per-class recall", Better::Higher),
         "segmentation_mIoU" => known(segment, "mIoU", Better::Higher),
         "segmentation_mIoU_with_background" => known(segment, "mIoU with background", Better::Higher),
         "segmentation_mIoU_per_image" => known(segment, "mIoU per image", Better::Higher),
@@ -110,6 +117,25 @@ pub fn metric_info(key: &str) -> MetricInfo {
         "shapes_position_precision" => known(SHAPES, "relations and places said that hold", Better::Higher),
         _ => MetricInfo { group: String::new(), label: key.to_owned(), unit: Unit::Number, better: Better::Neither },
     }
+}
+
+/// What follows `vqa_`: a measure, of the network's answers or of the answer most frequent in training.
+fn vqa(key: &str) -> Option<MetricInfo> {
+    let (measure, better) = match key.strip_prefix("most_frequent_") {
+        Some(measure) => (measure, Better::Neither),
+        None => (key, Better::Higher),
+    };
+    let label = match measure {
+        "accuracy" => "VQA accuracy",
+        "exact_match" => "one of the answers",
+        "whole_match" => "all of the answers",
+        _ => return None,
+    };
+    let label = match better {
+        Better::Neither => format!("{label}, always the most frequent"),
+        Better::Higher | Better::Lower => label.to_owned(),
+    };
+    Some(MetricInfo { group: "Questions".to_owned(), label, unit: Unit::Percent, better })
 }
 
 /// What follows `reranked_`: the keys of retrieval, and the bound of its second stage.

@@ -3,12 +3,47 @@
 //! Every image with a caption that is not empty gets one of the network's, and all of the image's captions are its
 //! references. CIDEr weighs words by the images at hand: scores of parts of a test set cannot be averaged.
 
+use serde::{Deserialize, Serialize};
 use sparc_core::{Caption, EvalSample};
 use tch::Tensor;
 
-use super::results::{CaptioningResults, ImageCaption};
+use super::measured::MetricKeys;
 use super::{EvalError, Task};
 use crate::metrics::captions::{CaptionCorpus, CiderVariant, EmptyCaptions, bleu, cider, rouge_l};
+
+/// A caption that the network has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageCaption {
+    /// Key of the sample.
+    pub key: String,
+    /// The caption.
+    pub caption: String,
+}
+
+/// Captioning, scored as pycocoevalcap does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaptioningResults {
+    /// Images captioned.
+    pub n_images: usize,
+    /// Captions of people that they were scored against.
+    pub n_references: usize,
+    /// Images left out because they have no caption (or only empty ones).
+    pub n_without_captions: usize,
+    /// How captions were made.
+    pub generation: String,
+    /// BLEU-1 to BLEU-4 of the corpus.
+    pub bleu: [f64; 4],
+    /// ROUGE-L.
+    pub rouge_l: f64,
+    /// CIDEr-D; papers give it times 100.
+    pub cider: f64,
+    /// Mean number of words of a caption.
+    pub mean_words: f64,
+    /// Different captions ÷ images: a captioner that says the same of every image shows here.
+    pub distinct_captions: f64,
+    /// The captions.
+    pub captions: Vec<ImageCaption>,
+}
 
 #[derive(Default)]
 pub(super) struct CaptioningTask {
@@ -83,5 +118,17 @@ impl CaptioningTask {
             distinct_captions: distinct.len() as f64 / n_images as f64,
             captions: self.captions,
         })
+    }
+}
+
+impl CaptioningResults {
+    pub(super) fn metrics(&self, keys: &mut MetricKeys) {
+        for (n, bleu) in (1..).zip(self.bleu) {
+            keys.number(&format!("caption_BLEU-{n}"), bleu);
+        }
+        keys.number("caption_ROUGE-L", self.rouge_l);
+        keys.number("caption_CIDEr", self.cider);
+        keys.number("caption_mean_words", self.mean_words);
+        keys.number("caption_distinct", self.distinct_captions);
     }
 }

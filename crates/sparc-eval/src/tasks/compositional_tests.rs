@@ -124,6 +124,7 @@ fn sample(number: i64) -> EvalSample {
         hard_negatives: Vec::new(),
         statements: Vec::new(),
         caption_pairs: Vec::new(),
+        questions: Vec::new(),
         class: None,
         segmentation: None,
     }

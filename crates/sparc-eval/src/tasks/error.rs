@@ -19,6 +19,8 @@ pub enum Task {
     Compositional,
     /// Captions made for images.
     Captioning,
+    /// Answers to questions about images.
+    Vqa,
 }
 
 impl fmt::Display for Task {
@@ -31,6 +33,7 @@ impl fmt::Display for Task {
             Task::Regions => "regions",
             Task::Compositional => "the compositional test",
             Task::Captioning => "captioning",
+            Task::Vqa => "visual question answering",
         })
     }
 }
@@ -45,6 +48,25 @@ pub enum EvalError {
     /// The network makes no captions.
     #[error("captioning needs a network that makes captions; this one has no text decoder")]
     NoCaptioner,
+    /// The network answers no questions.
+    #[error("questions need a network that answers them; this one has no text decoder")]
+    NoAnswerer,
+    /// The classes are not those that the network's head was trained to tell.
+    #[error(
+        "the network's own head tells {n_trained} classes and {n_given} are given; the first that differs is number {first} (from 0): `{trained}` in training, `{given}` here. Give the list that it was trained with"
+    )]
+    OtherClasses {
+        /// Classes of the head.
+        n_trained: usize,
+        /// Classes of the request.
+        n_given: usize,
+        /// The first place where they differ.
+        first: usize,
+        /// What the head has there.
+        trained: String,
+        /// What the request has there.
+        given: String,
+    },
     /// The network does not match pairs.
     #[error(
         "{what} needs a network with a matching head, which reads a text together with an image; this one has none: {instead}"

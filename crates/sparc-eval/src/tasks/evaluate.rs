@@ -1,6 +1,6 @@
 //! One pass over the samples for all tasks.
 
-use sparc_core::{Caption, Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
+use sparc_core::{Answer, Caption, Encoder, EvalSample, ImageFeatures, PairScore, PatchPath, Tokenize};
 use tch::Tensor;
 
 use super::captioning::CaptioningTask;
@@ -12,6 +12,7 @@ use super::pair_judge::{PairJudge, SeenImages};
 use super::phrase_grounding::GroundingTask;
 use super::regions::RegionsTask;
 use super::retrieval::RetrievalTask;
+use super::vqa::VqaTask;
 use super::zeroshot_classification::ClassificationTask;
 use super::zeroshot_segmentation::SegmentationTask;
 use super::{EvalError, EvalRequest, EvalResults, Protocol};
@@ -102,6 +103,7 @@ struct Tasks<'a> {
     regions: Option<RegionsTask<'a>>,
     compositional: Option<CompositionalTask>,
     captioning: Option<(CaptioningTask, &'a dyn Caption)>,
+    vqa: Option<(VqaTask<'a>, &'a dyn Answer)>,
 }
 
 impl<'a> Tasks<'a> {
@@ -117,9 +119,12 @@ impl<'a> Tasks<'a> {
             + request.segmentation.as_ref().map_or(0, |classes| classes.names.len());
         let mut classification = None;
         if let Some(classes) = &request.classification {
-            classification = Some(ClassificationTask::new(classes, request.pair_score, embedder, |n_done| {
-                progress(Progress::Classes { n_done, n_classes });
-            })?);
+            classification = Some(match encoder.classifier() {
+                Some(classifier) => ClassificationTask::by_head(classes, classifier)?,
+                None => ClassificationTask::new(classes, request.pair_score, embedder, |n_done| {
+                    progress(Progress::Classes { n_done, n_classes });
+                })?,
+            });
             n_before = classes.names.len();
         }
         let mut segmentation = None;
@@ -132,6 +137,10 @@ impl<'a> Tasks<'a> {
             Some((CaptioningTask::default(), encoder.captioner().ok_or(EvalError::NoCaptioner)?))
         } else {
             None
+        };
+        let vqa = match &request.vqa {
+            Some(vqa) => Some((VqaTask::new(vqa), encoder.answerer().ok_or(EvalError::NoAnswerer)?)),
+            None => None,
         };
         if request.rerank.is_some() && encoder.matcher().is_none() {
             return Err(EvalError::NoMatcher { what: "re-ranking", instead: "ask for retrieval alone" });
@@ -148,6 +157,7 @@ impl<'a> Tasks<'a> {
             regions: request.regions.as_ref().map(|regions| RegionsTask::new(regions, encoder)),
             compositional: request.compositional.then(|| CompositionalTask::new(encoder.matcher().is_some())),
             captioning,
+            vqa,
         })
     }
 
@@ -176,6 +186,9 @@ impl<'a> Tasks<'a> {
         if let Some((task, _)) = &mut self.captioning {
             is_wanted |= task.admit(sample);
         }
+        if let Some((task, _)) = &mut self.vqa {
+            is_wanted |= task.admit(sample);
+        }
         Ok(is_wanted)
     }
 
@@ -184,7 +197,15 @@ impl<'a> Tasks<'a> {
         if let Some((task, captioner)) = &mut self.captioning {
             task.add_batch(*captioner, samples, &images_bchw);
         }
-        let is_pooled = self.retrieval.is_some() || self.classification.is_some() || self.compositional.is_some();
+        if let Some((task, answerer)) = &mut self.vqa {
+            task.add_batch(*answerer, samples, &images_bchw);
+        }
+        let classifier = self.encoder.classifier();
+        if let (Some(task), Some(classifier)) = (&mut self.classification, classifier) {
+            task.add_by_head(classifier, samples, &images_bchw)?;
+        }
+        let classifies_pooled = self.classification.is_some() && classifier.is_none();
+        let is_pooled = self.retrieval.is_some() || classifies_pooled || self.compositional.is_some();
         let is_local = self.segmentation.is_some() || self.grounding.is_some();
         if !is_pooled && !is_local && self.regions.is_none() {
             return Ok(());
@@ -262,7 +283,7 @@ impl<'a> Tasks<'a> {
             let (samples, seen) = rows_where(&RetrievalTask::takes);
             task.add_batch(&samples, &seen, self.embedder)?;
         }
-        if let Some(task) = &mut self.classification {
+        if let (Some(task), None) = (&mut self.classification, self.encoder.classifier()) {
             let (samples, seen) = rows_where(&|sample| sample.class.is_some());
             task.add_batch(&samples, seen.pooled_bd.view(), seen.compared.as_ref())?;
         }
@@ -336,6 +357,7 @@ impl<'a> Tasks<'a> {
             regions: self.regions.map(|task| task.finish(n_images, self.embedder)).transpose()?,
             compositional: self.compositional.map(|task| task.finish(n_images)).transpose()?,
             captioning: self.captioning.map(|(task, _)| task.finish(n_images)).transpose()?,
+            vqa: self.vqa.map(|(task, _)| task.finish(n_images)).transpose()?,
         })
     }
 }

@@ -1,9 +1,9 @@
-//! Zero-shot tasks: a network, a tokenizer and annotated images in, numbers out.
+//! Tasks: a network, a tokenizer and annotated images in, numbers out.
 //!
 //! [`evaluate`] runs every task of an [`EvalRequest`] in one pass over the samples, and sees the network
 //! only through [`sparc_core::Encoder`] and [`sparc_core::Tokenize`]. What each task does is told in its
 //! own file: retrieval, zero-shot classification, zero-shot segmentation, phrase grounding, regions,
-//! compositional tests, captioning. [`PairJudge`] scores pairs of one's own.
+//! compositional tests, captioning, questions. [`PairJudge`] scores pairs of one's own.
 //!
 //! A sample without the annotation that a task needs is left out of that task and counted. A task that
 //! is left without any sample is an error ([`EvalError::NoUsableSample`]), and so are features that are
@@ -28,6 +28,7 @@ mod request;
 mod reranking;
 mod results;
 mod retrieval;
+mod vqa;
 mod zeroshot_classification;
 mod zeroshot_segmentation;
 
@@ -36,6 +37,7 @@ mod compositional_tests;
 #[cfg(test)]
 mod tests;
 
+pub use captioning::{CaptioningResults, ImageCaption};
 pub use class_list::{ClassListError, ClassSet, DEFAULT_TEMPLATES, SegmentationClasses, Templates};
 pub use compositional_results::{
     CaptionPairResults, ClaimResults, CompositionalResults, HardNegativeResults, SourceResults, StatementResults,
@@ -51,6 +53,7 @@ pub use region_results::{ArmResults, BoxResults, RegionResults};
 pub use regions::RegionsRequest;
 pub use request::EvalRequest;
 pub use results::{
-    BoxChoiceResults, CaptioningResults, ClassScore, ClassificationResults, EvalResults, GroundingResults,
-    ImageCaption, Protocol, RankSummary, RerankedResults, RetrievalResults, SegmentationResults,
+    BoxChoiceResults, ClassScore, ClassificationResults, EvalResults, GroundingResults, Protocol, RankSummary,
+    RerankedResults, RetrievalResults, SegmentationResults,
 };
+pub use vqa::{AnsweredQuestion, VqaBaseline, VqaRequest, VqaResults, VqaScore};

@@ -3,7 +3,7 @@
 use sparc_core::{PairScore, PatchPath};
 use tch::Device;
 
-use super::{ClassSet, EvalError, Heatmaps, RegionsRequest, SegmentationClasses};
+use super::{ClassSet, EvalError, Heatmaps, RegionsRequest, SegmentationClasses, VqaRequest};
 use crate::metrics::grounding;
 use crate::metrics::upsample::Upsampling;
 
@@ -15,7 +15,7 @@ pub struct EvalRequest {
     pub retrieval: bool,
     /// Have the network's matching head order so many first candidates of every query of retrieval anew.
     pub rerank: Option<usize>,
-    /// Run zero-shot classification into these classes.
+    /// Run classification into these classes: by the network's own head if it has one, or else zero-shot.
     pub classification: Option<ClassSet>,
     /// Run zero-shot segmentation into these classes.
     pub segmentation: Option<SegmentationClasses>,
@@ -27,6 +27,8 @@ pub struct EvalRequest {
     pub compositional: bool,
     /// Run captioning, with the captioner of the network.
     pub captioning: bool,
+    /// Ask the questions about images.
+    pub vqa: Option<VqaRequest>,
     /// What retrieval, classification and compositional tests compare; patches, where it reads them, along the local path.
     pub pair_score: PairScore,
     /// Which patch features segmentation, and grounding by similarity, read.
@@ -58,6 +60,7 @@ impl EvalRequest {
             regions: None,
             compositional: false,
             captioning: false,
+            vqa: None,
             pair_score: PairScore::Pooled,
             patch_path: PatchPath::Global,
             upsampling: Upsampling::BilinearScores,
@@ -73,7 +76,8 @@ impl EvalRequest {
     pub(super) fn check(&self) -> Result<(), EvalError> {
         let reads_features =
             self.retrieval || self.classification.is_some() || self.segmentation.is_some() || self.grounding;
-        if !reads_features && self.regions.is_none() && !self.compositional && !self.captioning {
+        let reads_texts = self.compositional || self.captioning || self.vqa.is_some();
+        if !reads_features && self.regions.is_none() && !reads_texts {
             return Err(EvalError::NothingRequested);
         }
         if self.regions.as_ref().is_some_and(|regions| regions.arms.is_empty()) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measured::{Measured, MetricKeys};
-use super::{CompositionalResults, RegionResults, Templates};
+use super::{CaptioningResults, CompositionalResults, RegionResults, Templates, VqaResults};
 use crate::metrics::retrieval::{RetrievalRanks, mean_rank, median_rank};
 use crate::metrics::upsample::Upsampling;
 use crate::metrics::{Bootstrap, TiedRank};
@@ -32,6 +32,9 @@ pub struct EvalResults {
     /// Captioning, if it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub captioning: Option<CaptioningResults>,
+    /// Questions about images, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vqa: Option<VqaResults>,
 }
 
 /// The choices of the request that change numbers.
@@ -115,7 +118,7 @@ pub struct ClassScore {
     pub value: Option<f64>,
 }
 
-/// Zero-shot classification.
+/// Classification, zero-shot or by the network's own head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassificationResults {
     /// Images with a class.
@@ -124,8 +127,11 @@ pub struct ClassificationResults {
     pub n_classes: usize,
     /// Images left out because they have no class.
     pub n_without_class: usize,
-    /// The prompts used.
+    /// The prompts used; a head uses none.
     pub templates: Templates,
+    /// Whether the network's own head told the classes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_head: bool,
     /// Top-1 accuracy.
     pub accuracy_1: f64,
     /// Top-5 accuracy; absent with fewer than five classes.
@@ -206,40 +212,6 @@ pub struct BoxChoiceResults {
     pub chance: f64,
 }
 
-/// A caption that the network has made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageCaption {
-    /// Key of the sample.
-    pub key: String,
-    /// The caption.
-    pub caption: String,
-}
-
-/// Captioning, scored as pycocoevalcap does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CaptioningResults {
-    /// Images captioned.
-    pub n_images: usize,
-    /// Captions of people that they were scored against.
-    pub n_references: usize,
-    /// Images left out because they have no caption (or only empty ones).
-    pub n_without_captions: usize,
-    /// How captions were made.
-    pub generation: String,
-    /// BLEU-1 to BLEU-4 of the corpus.
-    pub bleu: [f64; 4],
-    /// ROUGE-L.
-    pub rouge_l: f64,
-    /// CIDEr-D; papers give it times 100.
-    pub cider: f64,
-    /// Mean number of words of a caption.
-    pub mean_words: f64,
-    /// Different captions ÷ images: a captioner that says the same of every image shows here.
-    pub distinct_captions: f64,
-    /// The captions.
-    pub captions: Vec<ImageCaption>,
-}
-
 impl EvalResults {
     /// All single numbers under their metric keys, in a fixed order: the metrics of each task, then the
     /// counts. Numbers that do not exist (see the fields) have no key; those with an interval have its ends under
@@ -251,6 +223,7 @@ impl EvalResults {
         self.segmentation.iter().for_each(|segmentation| segmentation.metrics(&mut keys));
         self.grounding.iter().for_each(|grounding| grounding.metrics(&mut keys));
         self.captioning.iter().for_each(|captioning| captioning.metrics(&mut keys));
+        self.vqa.iter().for_each(|vqa| vqa.metrics(&mut keys));
         self.regions.iter().for_each(|regions| regions.metrics(&mut keys));
         self.compositional.iter().for_each(|compositional| compositional.metrics(&mut keys));
         self.counts().into_iter().for_each(|(key, count)| keys.number(key, count as f64));
@@ -310,6 +283,7 @@ impl EvalResults {
                 ("n_without_references", captioning.n_without_captions),
             ]);
         }
+        counts.extend(self.vqa.iter().flat_map(VqaResults::counts));
         counts
     }
 }
@@ -370,9 +344,10 @@ impl RetrievalResults {
 
 impl ClassificationResults {
     fn metrics(&self, keys: &mut MetricKeys) {
-        keys.number("zeroshot_acc1", self.accuracy_1);
-        keys.number("zeroshot_acc5", self.accuracy_5);
-        keys.number("zeroshot_mean_per_class_recall", self.mean_per_class_recall);
+        let by = if self.by_head { "head" } else { "zeroshot" };
+        keys.number(&format!("{by}_acc1"), self.accuracy_1);
+        keys.number(&format!("{by}_acc5"), self.accuracy_5);
+        keys.number(&format!("{by}_mean_per_class_recall"), self.mean_per_class_recall);
     }
 }
 
@@ -398,17 +373,5 @@ impl GroundingResults {
             keys.detail("grounding_box_choice", "chance", choice.chance);
         }
         keys.number("grounding_chance", self.chance);
-    }
-}
-
-impl CaptioningResults {
-    fn metrics(&self, keys: &mut MetricKeys) {
-        for (n, bleu) in (1..).zip(self.bleu) {
-            keys.number(&format!("caption_BLEU-{n}"), bleu);
-        }
-        keys.number("caption_ROUGE-L", self.rouge_l);
-        keys.number("caption_CIDEr", self.cider);
-        keys.number("caption_mean_words", self.mean_words);
-        keys.number("caption_distinct", self.distinct_captions);
     }
 }

@@ -126,6 +126,7 @@ fn sample(key: &str, word: &str, cells: &str) -> EvalSample {
         hard_negatives: Vec::new(),
         statements: Vec::new(),
         caption_pairs: Vec::new(),
+        questions: Vec::new(),
         class: None,
         segmentation: None,
     }

@@ -1,8 +1,9 @@
-//! Zero-shot classification: the class whose text embedding is nearest to the pooled image embedding, or whose
-//! prompts score highest on average.
+//! Classification, zero-shot: the class whose text embedding is nearest to the pooled image embedding, or whose
+//! prompts score highest on average. Or by the head of a network that was fine-tuned to tell these classes.
 
 use ndarray::{Array2, ArrayView2, Axis};
-use sparc_core::{EvalSample, ImageFeatures, PairScore, TextFeatures};
+use sparc_core::{Classify, EvalSample, ImageFeatures, PairScore, TextFeatures};
+use tch::{Kind, Tensor};
 
 use super::features::TextEmbedder;
 use super::pair_scoring::text_scores;
@@ -23,6 +24,8 @@ enum Prompts {
     /// The features of each class's prompts: where more than pooled embeddings is compared there is no mean
     /// embedding, and the scores are averaged instead (FILIP, section 3.3).
     Each(PairScore, Vec<TextFeatures>),
+    /// None: the network has a head for the classes.
+    Head,
 }
 
 impl<'a> ClassificationTask<'a> {
@@ -46,6 +49,54 @@ impl<'a> ClassificationTask<'a> {
         };
         let counts = ClassificationCounts::new(classes.names.len());
         Ok(ClassificationTask { classes, prompts, counts, n_without_class: 0 })
+    }
+
+    /// For the classes that a network was trained to tell.
+    ///
+    /// # Errors
+    ///
+    /// Other classes, or in another order.
+    pub fn by_head(classes: &'a ClassSet, classifier: &dyn Classify) -> Result<ClassificationTask<'a>, EvalError> {
+        let (trained, given) = (classifier.class_names(), &classes.names);
+        if trained != given.as_slice() {
+            let n_alike = trained.iter().zip(given).take_while(|(trained, given)| trained == given).count();
+            let at = |names: &[String]| names.get(n_alike).cloned().unwrap_or_else(|| "none".to_owned());
+            return Err(EvalError::OtherClasses {
+                n_trained: trained.len(),
+                n_given: given.len(),
+                first: n_alike,
+                trained: at(trained),
+                given: at(given),
+            });
+        }
+        let counts = ClassificationCounts::new(given.len());
+        Ok(ClassificationTask { classes, prompts: Prompts::Head, counts, n_without_class: 0 })
+    }
+
+    /// Takes one batch's images `[B, 3, H, W]`, those of them that have a class.
+    ///
+    /// # Errors
+    ///
+    /// Scores that are not finite.
+    pub fn add_by_head(
+        &mut self,
+        classifier: &dyn Classify,
+        samples: &[EvalSample],
+        images_bchw: &Tensor,
+    ) -> Result<(), EvalError> {
+        if samples.iter().all(|sample| sample.class.is_none()) {
+            return Ok(());
+        }
+        let scores_bk = classifier.class_scores(images_bchw).to_kind(Kind::Float).contiguous();
+        let scores = Vec::<f32>::try_from(scores_bk.view([-1])).expect("a tensor of numbers");
+        for (sample, scores_k) in samples.iter().zip(scores.chunks(self.classes.names.len())) {
+            let Some(class) = sample.class else { continue };
+            if scores_k.iter().any(|score| !score.is_finite()) {
+                return Err(EvalError::NonFinite { key: sample.key.clone(), what: "score of a class".to_owned() });
+            }
+            self.counts.add(scores_k.into(), class);
+        }
+        Ok(())
     }
 
     /// Counts what the sample lacks, and says whether it takes part.
@@ -82,6 +133,7 @@ impl<'a> ClassificationTask<'a> {
                 scores_bk
             }
             (Prompts::Each(..), None) => unreachable!("pair features come with the pair score"),
+            (Prompts::Head, _) => unreachable!("a head reads images"),
         };
         for (sample, scores_k) in samples.iter().zip(scores_bk.rows()) {
             if let Some(class) = sample.class {
@@ -108,6 +160,7 @@ impl<'a> ClassificationTask<'a> {
             n_classes: self.classes.names.len(),
             n_without_class: self.n_without_class,
             templates: self.classes.templates.clone(),
+            by_head: matches!(self.prompts, Prompts::Head),
             accuracy_1,
             accuracy_5: self.counts.top_5(),
             mean_per_class_recall,

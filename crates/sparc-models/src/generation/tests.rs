@@ -229,6 +229,7 @@ fn captioner(pooler: Pooler) -> Coca {
             class_token_in_memory: false,
             image_decoder: None,
         },
+        head: None,
     };
     Coca::new(config, 5, Kind::Double, Device::Cpu)
 }

@@ -1,4 +1,4 @@
-//! CoCa's attentional pooler: learned queries that look at an image's tokens.
+//! CoCa's attentional pooler: learned queries that look at tokens, of an image or of a decoder.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -49,11 +49,11 @@ impl AttentionalPooler {
         }
     }
 
-    /// `[B, M, W]` → `[B, Q, W]`.
-    pub fn forward(&self, tokens_bmw: &Tensor) -> Tensor {
+    /// `[B, M, W]` → `[B, Q, W]`; `mask` of the tokens is what [`crate::layers::key_mask`] gives, or none.
+    pub fn forward(&self, tokens_bmw: &Tensor, mask: Option<&Tensor>) -> Tensor {
         let queries_qw = self.query_norm.forward(&self.queries);
         let queries_bqw = queries_qw.unsqueeze(0).expand([tokens_bmw.size()[0], -1, -1], false);
-        let pooled = self.attention.forward(&queries_bqw, &self.context_norm.forward(tokens_bmw), None);
+        let pooled = self.attention.forward(&queries_bqw, &self.context_norm.forward(tokens_bmw), mask);
         self.output_norm.forward(&pooled)
     }
 }

@@ -8,6 +8,7 @@ mod mutual_attention;
 mod prompter;
 mod residual_branch;
 mod roi_align;
+mod task_head;
 mod token_gate;
 
 pub use attentional_pooler::{AttentionalPooler, Pooler};
@@ -19,6 +20,7 @@ pub use prompter::{BoxRegressor, PromptedImages, Prompter};
 pub use residual_branch::ResidualBranch;
 pub use roi_align::{RoiAlignHead, roi_align_weights};
 use sparc_core::objectives::cloc::RegionHead;
+pub use task_head::{TaskHead, TaskHeadConfig};
 pub use token_gate::TokenGate;
 
 /// The learned parts that an objective asks for.

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::SpecialTokens;
 use crate::causal_text::{CausalText, CausalTextOutput};
 use crate::decoders::{ImageDecoder, ImageDecoderConfig, MaskedImage, TextDecoder};
-use crate::heads::{AttentionalPooler, Pooler};
+use crate::heads::{AttentionalPooler, Pooler, TaskHead, TaskHeadConfig};
 use crate::layers::{CrossBlockShape, Linear, Mlps, key_mask};
 use crate::text::TextConfig;
 use crate::vit::{ImagePool, Vit, VitConfig};
@@ -60,6 +60,8 @@ pub struct CocaConfig {
     pub logit_scale_max: f64,
     /// What makes a captioner of the towers.
     pub captioner: CaptionerConfig,
+    /// A head to be fine-tuned.
+    pub head: Option<TaskHeadConfig>,
 }
 
 impl CocaConfig {
@@ -82,6 +84,7 @@ impl CocaConfig {
             ("captioner.text_decoder_layers", captioner.text_decoder_layers),
             ("captioner.pooler.queries", queries),
             ("captioner.image_decoder.layers", captioner.image_decoder.map_or(1, |decoder| decoder.layers)),
+            ("head.outputs", self.head.map_or(1, TaskHeadConfig::outputs)),
         ] {
             if value < 1 {
                 return Err(format!("{name} must be at least 1, got {value}"));
@@ -120,6 +123,8 @@ pub struct Coca {
     pub(crate) text_decoder: TextDecoder,
     vocabulary: Option<Tensor>,
     image_decoder: Option<ImageDecoder>,
+    // Boxed: most networks have none, and would carry its size.
+    head: Option<Box<TaskHead>>,
     log_scale: Tensor,
 }
 
@@ -197,6 +202,13 @@ impl Coca {
                 (text.width, n_pixels),
             )
         });
+        let head = config.head.map(|head| {
+            let read = match head {
+                TaskHeadConfig::Answers(_) => text,
+                TaskHeadConfig::Classes(_) => image,
+            };
+            Box::new(TaskHead::new(&builder.under(head.name()), (read.width, read.heads), head.outputs()))
+        });
         let log_scale = builder.create(Self::LOGIT_SCALE, &[], Init::Constant(config.logit_scale_init.ln()));
         Coca {
             config,
@@ -209,6 +221,7 @@ impl Coca {
             text_decoder,
             vocabulary,
             image_decoder,
+            head,
             log_scale,
         }
     }
@@ -233,10 +246,12 @@ impl Coca {
         self.log_scale.exp()
     }
 
-    /// Clamps the inverse temperature to `[1, logit_scale_max]`, as open_clip does after each step.
+    /// Clamps the inverse temperature to `[1, logit_scale_max]`, as open_clip does after each step; not a frozen one.
     pub fn clamp_logit_scale(&mut self) {
         let max = self.config.logit_scale_max.ln();
-        let _ = tch::no_grad(|| self.log_scale.clamp_(0.0, max));
+        if self.log_scale.requires_grad() {
+            let _ = tch::no_grad(|| self.log_scale.clamp_(0.0, max));
+        }
     }
 
     /// Images `[B, 3, H, W]` in the tower's width; with `visible_bk`, patches of these indices alone are shown to
@@ -253,9 +268,9 @@ impl Coca {
         let pooled_bw = match &self.poolers {
             None => output.pooled_bw,
             Some(poolers) if poolers.cascade => {
-                poolers.for_contrast.forward(&poolers.for_decoder.forward(&output.patches_bpw)).select(1, 0)
+                poolers.for_contrast.forward(&poolers.for_decoder.forward(&output.patches_bpw, None), None).select(1, 0)
             }
-            Some(poolers) => poolers.for_contrast.forward(&output.patches_bpw).select(1, 0),
+            Some(poolers) => poolers.for_contrast.forward(&output.patches_bpw, None).select(1, 0),
         };
         ImageTokens { pooled_bw, patches_bpw: output.patches_bpw }
     }
@@ -268,7 +283,7 @@ impl Coca {
     pub fn memory(&self, image: &ImageTokens, visible_bk: Option<&Tensor>) -> Tensor {
         if let Some(poolers) = &self.poolers {
             assert!(visible_bk.is_none(), "a pooler has mixed the patches that are to be left out");
-            return poolers.for_decoder.forward(&image.patches_bpw);
+            return poolers.for_decoder.forward(&image.patches_bpw, None);
         }
         let patches = match visible_bk {
             Some(visible_bk) => gather_rows(&image.patches_bpw, visible_bk),
@@ -321,6 +336,48 @@ impl Coca {
     /// The captioner's states `[B, L, W]`: that of a token predicts the next one.
     pub fn caption_states(&self, tokens_blw: &Tensor, memory_bmw: &Tensor) -> Tensor {
         self.text_decoder.forward(tokens_blw, memory_bmw)
+    }
+
+    /// The head's logits of answers, `[B, K]`, from the captioner's states `[B, L, W]` where `question_bl` is true.
+    ///
+    /// # Panics
+    ///
+    /// If the network has no head for answers.
+    pub fn answer_logits(&self, states_blw: &Tensor, question_bl: &Tensor) -> Tensor {
+        assert!(matches!(self.config.head, Some(TaskHeadConfig::Answers(_))), "the network has no head for answers");
+        self.head.as_ref().expect("a head is built").forward(states_blw, Some(question_bl))
+    }
+
+    /// The head's logits of classes, `[B, K]`, from all tokens of the tower, its class token among them if it has one.
+    ///
+    /// # Panics
+    ///
+    /// If the network has no head for classes.
+    pub fn class_logits(&self, image: &ImageTokens) -> Tensor {
+        assert!(matches!(self.config.head, Some(TaskHeadConfig::Classes(_))), "the network has no head for classes");
+        let head = self.head.as_ref().expect("a head is built");
+        match self.config.image.pool {
+            ImagePool::Average => head.forward(&image.patches_bpw, None),
+            ImagePool::Cls => head.forward(&Tensor::cat(&[&image.pooled_bw.unsqueeze(1), &image.patches_bpw], 1), None),
+        }
+    }
+
+    /// Whether a parameter of this name is the head's.
+    pub fn is_of_head(&self, name: &str) -> bool {
+        let of = |head: TaskHeadConfig| name.strip_prefix(head.name()).is_some_and(|rest| rest.starts_with('.'));
+        self.config.head.is_some_and(of)
+    }
+
+    /// Leaves all parameters but the head's as they are from now on: they have no gradient.
+    ///
+    /// # Panics
+    ///
+    /// If the network has no head: there would be nothing to train.
+    pub fn freeze_all_but_head(&mut self) {
+        assert!(self.head.is_some(), "without a head nothing would be trained");
+        for (_, parameter) in self.parameters.iter().filter(|(name, _)| !self.is_of_head(name)) {
+            let _ = parameter.set_requires_grad(false);
+        }
     }
 
     /// The matrix from states to logits, `[V, W]`.

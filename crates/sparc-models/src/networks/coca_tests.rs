@@ -33,7 +33,12 @@ fn config(pool: ImagePool, captioner: CaptionerConfig) -> CocaConfig {
         logit_scale_init: 10.0,
         logit_scale_max: 100.0,
         captioner,
+        head: None,
     }
+}
+
+fn with_head(head: TaskHeadConfig) -> Coca {
+    Coca::new(CocaConfig { head: Some(head), ..config(ImagePool::Cls, CAPTIONER) }, 0, Kind::Double, Device::Cpu)
 }
 
 fn network() -> Coca {
@@ -245,4 +250,77 @@ fn images_come_back_from_their_patches() {
     let images = random(&[2, 3, 24, 24], 1);
     let network = network();
     assert_eq!(difference(&network.image_of_patches(&network.patch_pixels(&images)), &images), 0.0);
+}
+
+#[test]
+fn padding_and_answers_change_no_answer_logits() {
+    let network = with_head(TaskHeadConfig::Answers(6));
+    let images = random(&[2, 3, 24, 24], 3);
+    let logits = |text: &TextBatch, question: &[i64]| {
+        let question_b1 = Tensor::from_slice(question).unsqueeze(1);
+        let question_bl =
+            Tensor::arange(text.ids_bl.size()[1], (Kind::Int64, Device::Cpu)).unsqueeze(0).lt_tensor(&question_b1);
+        let memory = network.memory(&network.image_tokens(&images, None), None);
+        let states = network.caption_states(&network.text_tokens(text).tokens_blw, &memory);
+        network.answer_logits(&states, &question_bl)
+    };
+    let (short, long) = (texts(&[5, 3], 5, 0), texts(&[5, 3], 8, 7));
+    let whole = logits(&short, &[5, 3]);
+    assert_eq!(whole.size(), [2, 6]);
+    assert!(difference(&whole, &logits(&long, &[5, 3])) < 1e-12);
+    // What stands behind the question, its answer, is not seen by it: another one changes nothing.
+    let answered = texts(&[5, 3], 5, 0);
+    let question = logits(&answered, &[3, 2]);
+    let _ = answered.ids_bl.narrow(1, 3, 2).fill_(9);
+    assert!(difference(&question, &logits(&answered, &[3, 2])) < 1e-12);
+    assert!(difference(&question, &logits(&answered, &[4, 2])) > 1e-6, "more of the question would be seen");
+    // The question is read, and so is the image.
+    let other = texts(&[5, 3], 5, 0);
+    let _ = other.ids_bl.narrow(1, 1, 1).fill_(9);
+    assert!(difference(&question, &logits(&other, &[3, 2])) > 1e-6);
+    assert!(difference(&whole.get(0), &whole.get(1)) > 1e-6);
+}
+
+#[test]
+fn a_head_for_classes_reads_the_class_token_and_every_patch() {
+    let network = with_head(TaskHeadConfig::Classes(6));
+    let image = network.image_tokens(&random(&[2, 3, 24, 24], 3), None);
+    let logits = network.class_logits(&image);
+    assert_eq!(logits.size(), [2, 6]);
+    // Not one constant for all: a layer norm would take it away.
+    let class = ImageTokens { pooled_bw: random(&[2, 128], 4), patches_bpw: image.patches_bpw.shallow_clone() };
+    assert!(difference(&logits, &network.class_logits(&class)) > 1e-6);
+    for patch in [0, 8] {
+        let patches_bpw = image.patches_bpw.copy();
+        patches_bpw.select(1, patch).copy_(&random(&[2, 128], 5));
+        let changed = ImageTokens { pooled_bw: image.pooled_bw.shallow_clone(), patches_bpw };
+        assert!(difference(&logits, &network.class_logits(&changed)) > 1e-6, "patch {patch}");
+    }
+}
+
+#[test]
+fn a_frozen_network_has_gradients_in_its_head_alone() {
+    for head in [TaskHeadConfig::Answers(6), TaskHeadConfig::Classes(6)] {
+        let mut network = with_head(head);
+        network.freeze_all_but_head();
+        let image = network.image_tokens(&random(&[2, 3, 24, 24], 3), None);
+        assert!(!image.patches_bpw.requires_grad(), "no graph is built through the tower");
+        let logits = match head {
+            TaskHeadConfig::Classes(_) => network.class_logits(&image),
+            TaskHeadConfig::Answers(_) => {
+                let text = texts(&[5, 3], 5, 0);
+                let states =
+                    network.caption_states(&network.text_tokens(&text).tokens_blw, &network.memory(&image, None));
+                network.answer_logits(&states, &text.mask_bl)
+            }
+        };
+        logits.square().sum(Kind::Double).backward();
+        let trained: Vec<&str> =
+            network.parameters().iter().filter(|(_, x)| x.requires_grad()).map(|(n, _)| n).collect();
+        assert!(trained.len() == 15 && trained.iter().all(|name| network.is_of_head(name)), "{trained:?}");
+        for (name, parameter) in network.parameters().iter() {
+            let reached = parameter.grad().defined() && scalar(&parameter.grad().abs().max()) > 0.0;
+            assert!(reached == network.is_of_head(name) || name.ends_with("key_value.bias"), "{name}");
+        }
+    }
 }

@@ -70,6 +70,7 @@ pub fn doctor(arguments: &DoctorArguments) -> anyhow::Result<()> {
             dct_scaling: false,
             captions: CaptionChoice::First,
             regions: None,
+            targets: None,
             seed: 0,
         },
     };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use sparc_core::{Encoder, EvalSample, PairScore, PatchPath};
+use sparc_core::{EvalSample, PairScore, PatchPath};
 use sparc_data::EvalSet;
 use sparc_data::shapes::{Judge, Tally};
 use sparc_data::shards::expand_shards;
@@ -13,10 +13,12 @@ use sparc_data::transform::ResizeMode;
 use sparc_eval::report::{metric_rows, text_table};
 use sparc_eval::tasks::{
     ClassSet, EvalRequest, EvalResults, Heatmaps, ImageCaption, Progress, RegionArm, RegionsRequest,
-    SegmentationClasses, evaluate,
+    SegmentationClasses, VqaRequest, evaluate,
 };
 use sparc_train::CaptionerLosses;
+use sparc_train::answering::{AnswerSource, Answerer, Classifier, Equipped};
 use sparc_train::captioning::{CaptionSettings, Captioner};
+use sparc_train::choices::HeadFile;
 use sparc_train::evaluation::Trained;
 use sparc_train::progress::bar;
 
@@ -50,9 +52,12 @@ pub struct EvalArguments {
     /// How images become squares [default: as in the run's training]
     #[arg(long, value_enum)]
     resize: Option<Resize>,
-    /// How captions are made, as `sparc caption --set` (repeatable)
+    /// How captions and generated answers are made, as `sparc caption --set` (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     caption: Vec<String>,
+    /// Where answers to questions come from [default: the head, of a run that has one]
+    #[arg(long, value_enum)]
+    answers: Option<Answers>,
     /// Have the matching head order the first K candidates of retrieval anew
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
@@ -66,7 +71,7 @@ pub struct EvalArguments {
 pub enum Task {
     /// Image-text retrieval, R@1/5/10 both ways
     Retrieval,
-    /// Zero-shot classification
+    /// Classification: zero-shot, or by the head of a run that was fine-tuned to tell classes
     Classification,
     /// Zero-shot segmentation
     Segmentation,
@@ -78,6 +83,8 @@ pub enum Task {
     Compositional,
     /// Captions of a captioner against those of people: BLEU, ROUGE-L, CIDEr
     Captioning,
+    /// Questions about images, answered by a captioner
+    Vqa,
     /// A captioner's losses: with and without its mask, with the image's text and with another's
     Losses,
 }
@@ -88,6 +95,14 @@ enum Patches {
     Global,
     /// As the fine-grained loss sees them
     Local,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Answers {
+    /// The head chooses from the list that it was trained with
+    Closed,
+    /// The decoder goes on from the question
+    Generated,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,13 +136,23 @@ pub fn eval(arguments: &EvalArguments) -> anyhow::Result<()> {
         Some(Resize::CenterCrop) => ResizeMode::CenterCrop,
         Some(Resize::Pad) => ResizeMode::Pad,
     };
-    let settings = CaptionSettings::parse(&arguments.caption)?;
+    ensure!(
+        arguments.answers.is_none() || arguments.task.contains(&Task::Vqa),
+        "--answers is of --task vqa, which is not asked for"
+    );
+    let texts = Texts {
+        settings: &arguments.caption,
+        answers: arguments.answers.map(|answers| match answers {
+            Answers::Closed => AnswerSource::Closed,
+            Answers::Generated => AnswerSource::Generated,
+        }),
+    };
     let judge = shards.first().and_then(|shard| Judge::of(shard.parent()?));
     let losses = if arguments.task.contains(&Task::Losses) { losses(&trained, &shards, resize)? } else { Vec::new() };
     let (results, skips) = if arguments.task.iter().all(|task| *task == Task::Losses) {
         (None, SkipCounts::default())
     } else {
-        let (results, skips) = run(&trained, shards, resize, &request, settings)?;
+        let (results, skips) = run(&trained, shards, resize, &request, texts)?;
         (Some(results), skips)
     };
     let mut metrics = results.as_ref().map(EvalResults::flatten).unwrap_or_default();
@@ -205,6 +230,7 @@ pub fn request(
             }
             Task::Compositional => request.compositional = true,
             Task::Captioning => request.captioning = true,
+            Task::Vqa => request.vqa = Some(VqaRequest::default()),
             // Read by `losses` below: the tasks of sparc-eval see embeddings and captions alone.
             Task::Losses => {}
             Task::Classification => {
@@ -233,18 +259,33 @@ fn class_file(shards: &[PathBuf], given: Option<&Path>, name: &str, flag: &str) 
     Ok((path, text))
 }
 
+/// How a captioner's texts are made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Texts<'a> {
+    /// `key=value` over the defaults of captions and of generated answers.
+    pub settings: &'a [String],
+    /// Where answers come from; `None`: the head, of a run that has one.
+    pub answers: Option<AnswerSource>,
+}
+
 /// Evaluates with a progress bar, and says what was skipped.
 pub fn run(
     trained: &Trained,
     shards: Vec<PathBuf>,
     resize: ResizeMode,
     request: &EvalRequest,
-    captions: CaptionSettings,
+    texts: Texts,
 ) -> anyhow::Result<(EvalResults, SkipCounts)> {
     // Pairs are compared as the run's objective compared them.
     let objective = &trained.plan.config.objective;
-    let request = &EvalRequest { pair_score: objective.pair_score(), ..request.clone() };
-    if request.pair_score == PairScore::Pooled && !objective.trains_pooled() {
+    let head = HeadFile::of(trained)?;
+    let most_frequent = head.as_ref().and_then(HeadFile::most_frequent).map(str::to_owned);
+    let vqa = request.vqa.as_ref().map(|_| VqaRequest { most_frequent });
+    let request = &EvalRequest { pair_score: objective.pair_score(), vqa, ..request.clone() };
+    let classifier = Classifier::of(trained, head.as_ref());
+    let compares =
+        request.retrieval || request.compositional || (request.classification.is_some() && classifier.is_none());
+    if compares && request.pair_score == PairScore::Pooled && !objective.trains_pooled() {
         tracing::warn!(
             "no term of {} contrasts pooled embeddings, which retrieval, classification and compositional tests compare",
             objective.name()
@@ -252,9 +293,17 @@ pub fn run(
     }
     let bar = bar(0, "{spinner} {msg}");
     let mut set = EvalSet::new(shards, trained.plan.config.model.image.image_size as u32, resize);
-    let captioner = request.captioning.then(|| Captioner::new(trained, captions)).transpose()?;
-    let network: &dyn Encoder = captioner.as_ref().map_or(&trained.network, |captioner| captioner);
-    let results = evaluate(network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {
+    let settings = CaptionSettings::parse(texts.settings)?;
+    let captioner = request.captioning.then(|| Captioner::new(trained, settings)).transpose()?;
+    let answerer = match request.vqa {
+        Some(_) => {
+            let source = texts.answers.unwrap_or_else(|| AnswerSource::of(head.as_ref()));
+            Some(Answerer::new(trained, head.as_ref(), source, texts.settings)?)
+        }
+        None => None,
+    };
+    let network = Equipped { network: &trained.network, captioner, answerer, classifier };
+    let results = evaluate(&network, &trained.tokenizer, set.by_ref(), request, &mut |progress| {
         bar.set_message(match progress {
             Progress::Classes { n_done, n_classes } => format!("{n_done}/{n_classes} class names"),
             Progress::Images { n_done } => format!("{n_done} images"),

@@ -16,12 +16,11 @@ use sparc_eval::report::{
     write_report, write_summary,
 };
 use sparc_eval::tasks::EvalResults;
-use sparc_train::captioning::CaptionSettings;
 use sparc_train::evaluation::Trained;
 use sparc_train::metrics_log::read_metrics;
 use sparc_train::objective::Objective;
 
-use super::eval::{Task, request, run};
+use super::eval::{Task, Texts, request, run};
 use super::inspect::masks;
 
 #[derive(Debug, Args)]
@@ -72,8 +71,7 @@ pub fn report(arguments: &ReportArguments) -> anyhow::Result<()> {
     let mut methods = Vec::new();
     for (name, trained) in runs {
         let request = request(&arguments.task, &shards, None, None)?;
-        let (results, _) =
-            run(&trained, shards.clone(), trained.plan.config.data.resize, &request, CaptionSettings::default())?;
+        let (results, _) = run(&trained, shards.clone(), trained.plan.config.data.resize, &request, Texts::default())?;
         methods.push(Method { name, trained, results });
     }
     let data = ReportData {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sparc_data::DataSpec;
 use sparc_train::config::RunConfig;
 use sparc_train::objective::Objective;
-use sparc_train::{captioners, matching};
+use sparc_train::{captioners, fine_tuning, matching};
 
 fn configs(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -33,6 +33,7 @@ fn every_config_parses() {
         config.optimizer.validate(config.train.steps).unwrap();
         config.model.image.validate().unwrap();
         captioners::check(&config).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
+        fine_tuning::check(&config).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
         matching::check(&config).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
     }
 }
@@ -145,4 +146,30 @@ fn the_captioners_differ_by_their_objective_and_their_decoder_alone() {
         sycoca.model.captioner.as_mut().unwrap().image_decoder = None;
         assert_eq!(RunConfig { output: coca.output.clone(), objective: coca.objective.clone(), ..sycoca }, coca);
     }
+}
+
+/// A run begins as another whose network it has, and frozen and full differ by what is trained and by the paper's smoothing.
+#[test]
+fn what_is_fine_tuned_fits_what_it_begins_as() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/coca");
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        RunConfig::parse(&text, &[], &|_| Some("data".into())).unwrap()
+    };
+    let begun = read("photos_nano.yaml");
+    for name in ["daquar_nano.yaml", "flowers_nano_frozen.yaml", "flowers_nano_full.yaml"] {
+        let config = read(name);
+        assert_eq!(config.fine_tuning.unwrap().from, begun.output, "{name}");
+        assert_eq!((config.model, config.data.tokenizer), (begun.model, begun.data.tokenizer.clone()), "{name}");
+    }
+    let (frozen, full) = (read("flowers_nano_frozen.yaml"), read("flowers_nano_full.yaml"));
+    let head = |config: &RunConfig| fine_tuning::head(&config.objective).unwrap();
+    assert_eq!((head(&frozen).label_smoothing, head(&full).label_smoothing), (0.2, 0.5));
+    let same = RunConfig {
+        output: full.output.clone(),
+        objective: full.objective.clone(),
+        fine_tuning: full.fine_tuning.clone(),
+        ..frozen
+    };
+    assert_eq!(same, full);
 }

@@ -5,6 +5,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+/// Members of a sample: extension and content.
+pub type Members = Vec<(&'static str, Vec<u8>)>;
+
 /// A folder with `data/`, `tokenizer.json` and `run.yaml`.
 pub struct Fixture {
     folder: TempDir,
@@ -102,6 +105,32 @@ impl Fixture {
                 serde_json::Value::Object(line).to_string()
             })
             .collect()
+    }
+
+    /// Writes a shard of samples: a key, and members by extension.
+    pub fn write_shard(&self, name: &str, samples: &[(String, Members)]) {
+        let mut tar = Vec::new();
+        for (key, members) in samples {
+            for (extension, data) in members {
+                let mut header = [0; 512];
+                let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+                put(0, &format!("{key}.{extension}"));
+                put(100, "0000644");
+                put(124, &format!("{:011o}", data.len()));
+                put(136, "00000000000");
+                put(148, "        ");
+                put(156, "0");
+                put(257, "ustar");
+                put(263, "00");
+                let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+                header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                tar.extend(header);
+                tar.extend(data);
+                tar.resize(tar.len().next_multiple_of(512), 0);
+            }
+        }
+        tar.resize(tar.len() + 1024, 0);
+        std::fs::write(self.path(name), tar).unwrap();
     }
 
     /// The data of the first `.jpg` member of a tar.

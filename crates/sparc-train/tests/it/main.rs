@@ -3,6 +3,7 @@
 mod bad_input;
 mod captions;
 mod configs;
+mod fine_tuning;
 mod fixture;
 mod objectives;
 mod order;

@@ -57,7 +57,8 @@ pub const CAPTIONER: [&str; 4] = [
      reads_class_token: false}}",
 ];
 
-const COCA: &str = "objective={coca: {lambda_contrastive: 1.0, lambda_caption: 2.0, normalisation: open_clip}}";
+/// CoCa with the paper's weights.
+pub const COCA: &str = "objective={coca: {lambda_contrastive: 1.0, lambda_caption: 2.0, normalisation: open_clip}}";
 
 /// SyCoCa with the paper's values.
 pub const SYCOCA: &str = "objective={sycoca: {lambda_contrastive: 1.0, lambda_caption: 2.0, lambda_reconstruction: 1.0, \

@@ -8,13 +8,10 @@
 //! official program. (Older copies of it always normalised the machine's answer and only the punctuation of the
 //! people's.)
 
-mod contractions;
-mod normalize;
-
-pub use normalize::normalize_answer;
+use sparc_core::answers::{normalize_answer, strip_answer};
 
 /// The fewest answers of people: with fewer, no answer could reach 1.
-const FEWEST_ANSWERS: usize = 4;
+pub const FEWEST_ANSWERS: usize = 4;
 
 /// Accuracy of all questions and of each.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,8 +77,8 @@ pub fn vqa_accuracy(questions: &[VqaQuestion]) -> Result<VqaScores, VqaError> {
 }
 
 fn accuracy(answer: &str, human_answers: &[String]) -> f64 {
-    let mut answer = normalize::strip(answer);
-    let mut human_answers: Vec<String> = human_answers.iter().map(|answer| normalize::strip(answer)).collect();
+    let mut answer = strip_answer(answer);
+    let mut human_answers: Vec<String> = human_answers.iter().map(|answer| strip_answer(answer)).collect();
     if human_answers.iter().any(|answer| *answer != human_answers[0]) {
         answer = normalize_answer(&answer);
         human_answers.iter_mut().for_each(|answer| *answer = normalize_answer(answer));

@@ -1,4 +1,4 @@
-//! The official normaliser of answers, its oddities included.
+//! The official VQA evaluation's normaliser of answers, its oddities included.
 
 use super::contractions::contraction;
 
@@ -15,7 +15,7 @@ fn is_space(character: char) -> bool {
 }
 
 /// Without white space around, and with plain spaces inside for tabs and line breaks.
-pub(super) fn strip(answer: &str) -> String {
+pub fn strip_answer(answer: &str) -> String {
     answer.replace(['\n', '\t'], " ").trim_matches(is_space).to_owned()
 }
 
@@ -25,7 +25,7 @@ pub(super) fn strip(answer: &str) -> String {
 /// Digits are ASCII's here and Unicode's in the official program, which matters only beside full stops and
 /// commas.
 pub fn normalize_answer(answer: &str) -> String {
-    let answer = without_punctuation(&strip(answer)).to_lowercase();
+    let answer = without_punctuation(&strip_answer(answer)).to_lowercase();
     let words = answer.split(is_space).filter(|word| !word.is_empty()).map(digit);
     let words = words.filter(|word| !matches!(*word, "a" | "an" | "the"));
     words.map(|word| contraction(word).unwrap_or(word)).collect::<Vec<_>>().join(" ")

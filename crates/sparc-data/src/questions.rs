@@ -46,14 +46,9 @@ fn question(QuestionJson { question, answers }: QuestionJson) -> Result<Question
     Ok(Question { question: question.0, answers })
 }
 
-/// Where the answers of a question stand in the list, those that stand there. One entry may hold several answers,
-/// "book, pen", as DAQUAR's original files have them.
+/// Where the answers of a question stand in the list, those that stand there.
 pub(crate) fn listed(answers: &[String], list: &AnswerList) -> Vec<usize> {
-    let places = |answer: &String| match list.find(answer) {
-        Some(place) => vec![place],
-        None => answer.split(", ").filter_map(|part| list.find(part)).collect(),
-    };
-    answers.iter().flat_map(places).collect()
+    answers.iter().filter_map(|answer| list.find(answer)).collect()
 }
 
 /// How often each answer of a list is right in a data set.
@@ -141,13 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_found_alone_and_joined() {
+    fn answers_are_found_in_their_list() {
         let list = AnswerList::new(["book", "pen", "1,000", "salt, pepper"].map(str::to_owned)).unwrap();
         let listed = |answers: &[&str]| listed(&answers.iter().map(ToString::to_string).collect::<Vec<_>>(), &list);
         assert_eq!(listed(&["the book", "lamp", "pen"]), [0, 1]);
-        assert_eq!(listed(&["pen, lamp, book"]), [1, 0]);
         assert_eq!(listed(&["1,000", "salt, pepper"]), [2, 3]);
-        assert!(listed(&["lamp, cup"]).is_empty());
+        assert!(listed(&["lamp", "book, pen"]).is_empty());
     }
 
     #[test]

@@ -87,9 +87,11 @@ impl<'a> Answerer<'a> {
 
     /// A question as the decoder reads it, one that cannot be read being empty.
     fn encode(&self, question: &str) -> TokenizedText {
-        self.trained.tokenizer.encode_question(question).unwrap_or_else(|error| {
+        let tokenizer = &self.trained.tokenizer;
+        tokenizer.encode_question(question).unwrap_or_else(|error| {
             tracing::warn!("\"{question}\" could not be tokenised and counts as empty: {error}");
-            TokenizedText::EMPTY
+            // The beginning token, which decoding starts from, is there still.
+            tokenizer.encode_question("").unwrap_or(TokenizedText::EMPTY)
         })
     }
 
@@ -116,7 +118,7 @@ impl<'a> Answerer<'a> {
             .map(|asked| {
                 let question = format!("{} {}", settings.prompt, asked.question);
                 let ids = self.encode(question.trim()).ids;
-                // A question that leaves no room for the answer is cut, as in training.
+                // A question that leaves no room for the answer is cut.
                 ids.into_iter().take(context - settings.max_tokens).map(i64::from).collect()
             })
             .collect();

@@ -158,12 +158,13 @@ impl HeadFile {
         let Some(head) = &trained.plan.resolved.head else { return Ok(None) };
         let path = trained.run.join(HEAD);
         let text = std::fs::read_to_string(&path).map_err(|reason| Error::io(&path, reason))?;
-        HeadFile::parse(&text, head).map(Some).map_err(|reason| Error::Config { path, reason })
+        let task = fine_tuning::head(&trained.plan.config.objective).map(|head| head.task);
+        HeadFile::parse(&text, head, task).map(Some).map_err(|reason| Error::Config { path, reason })
     }
 
-    fn parse(text: &str, head: &ResolvedHead) -> Result<HeadFile, String> {
+    fn parse(text: &str, head: &ResolvedHead, task: Option<HeadTask>) -> Result<HeadFile, String> {
         let file: HeadFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        if fingerprint(&file.outputs) != head.fingerprint {
+        if fingerprint(&file.outputs) != head.fingerprint || Some(file.task) != task {
             return Err("it is not the list that the head was trained with; put that head.json back".into());
         }
         if file.training_questions.as_ref().is_some_and(|counts| counts.len() != file.outputs.len()) {
@@ -208,12 +209,15 @@ mod tests {
     fn a_file_must_be_the_one_that_was_trained_with() {
         let outputs: Vec<String> = ["x", "y", "z"].map(str::to_owned).to_vec();
         let head = Choices::Classes(outputs.clone()).resolved();
+        let parse = |file: &HeadFile| HeadFile::parse(&file.to_json(), &head, Some(HeadTask::Vqa));
         let file = HeadFile { task: HeadTask::Vqa, outputs, training_questions: Some(vec![1, 5, 5]) };
-        assert_eq!(HeadFile::parse(&file.to_json(), &head).unwrap(), file);
+        assert_eq!(parse(&file).unwrap(), file);
         assert_eq!(file.most_frequent(), Some("y"));
         let other = HeadFile { outputs: ["x", "z", "y"].map(str::to_owned).to_vec(), ..file.clone() };
-        assert!(HeadFile::parse(&other.to_json(), &head).unwrap_err().contains("put that head.json back"));
+        assert!(parse(&other).unwrap_err().contains("put that head.json back"));
+        let of_classes = HeadFile { task: HeadTask::Classification, ..file.clone() };
+        assert!(parse(&of_classes).unwrap_err().contains("put that head.json back"));
         let short = HeadFile { training_questions: Some(vec![1]), ..file };
-        assert!(HeadFile::parse(&short.to_json(), &head).unwrap_err().contains("a number for each"));
+        assert!(parse(&short).unwrap_err().contains("a number for each"));
     }
 }

@@ -150,8 +150,8 @@ impl std::fmt::Display for Loaded {
 ///
 /// # Errors
 ///
-/// A checkpoint that cannot be read, of no captioner, or with another tokenizer; every tensor that is missing there, or of
-/// another shape or kind.
+/// A checkpoint that cannot be read, of no captioner, or with another tokenizer; every key of `model` that differs, and every
+/// tensor that is missing there, or of another shape or kind.
 pub fn load(network: &mut Network, from: &Path, plan: &RunPlan) -> Result<Loaded, Error> {
     let checkpoint = checkpoint::find(from)?;
     let state = checkpoint::load_state(&checkpoint)?;
@@ -171,9 +171,26 @@ pub fn load(network: &mut Network, from: &Path, plan: &RunPlan) -> Result<Loaded
     let Network::Coca(captioner) = &*network else { unreachable!("the plan fine-tunes captioners alone") };
     let task = |plan: &RunPlan| head(&plan.config.objective).map(|head| head.task);
     let keeps_head = theirs.head == ours.head && task(&state.plan) == task(plan);
-    let (merged, loaded) = merge(captioner, source, keeps_head).map_err(mismatch)?;
+    let mut differences = differences_of_models(plan, &state.plan);
+    let (merged, loaded) = match merge(captioner, source, keeps_head) {
+        Ok(merged) if differences.is_empty() => merged,
+        Ok(_) => return Err(mismatch(differences)),
+        Err(of_tensors) => {
+            differences.extend(of_tensors);
+            return Err(mismatch(differences));
+        }
+    };
     network.load_state(&merged).map_err(mismatch)?;
     Ok(Loaded { checkpoint, step: state.step, ..loaded })
+}
+
+/// Keys in which a network would read the other's parameters otherwise, some of which leave no trace in their shapes. What
+/// only the other has, SyCoCa's image decoder, may go, and the temperature is a parameter.
+fn differences_of_models(plan: &RunPlan, theirs: &RunPlan) -> Vec<String> {
+    let may_differ = ["captioner.image_decoder", "logit_scale_"].map(|key| format!("config.model.{key}"));
+    let differences = plan.differences(theirs).into_iter();
+    let of_model = differences.filter(|difference| difference.starts_with("config.model."));
+    of_model.filter(|difference| !may_differ.iter().any(|key| difference.starts_with(key))).collect()
 }
 
 /// The network's state with the values of a checkpoint.

@@ -57,7 +57,11 @@ impl AnswerList {
             if let Some(first) = places.insert(answer.clone(), place) {
                 return Err(AnswerListError::Duplicate { answer: answer.clone(), first, second: place });
             }
-            normalized_places.entry(normalize_answer(answer)).or_insert(place);
+            // "the" and "?!" normalise to nothing, and are not each other's.
+            let normalized = normalize_answer(answer);
+            if !normalized.is_empty() {
+                normalized_places.entry(normalized).or_insert(place);
+            }
         }
         if answers.len() < 2 {
             return Err(AnswerListError::TooFew(answers.len()));
@@ -103,6 +107,12 @@ mod tests {
         ] {
             assert_eq!(list.find(answer), place, "{answer}");
         }
+    }
+
+    #[test]
+    fn answers_without_a_normal_form_are_not_each_other() {
+        let list = list(&["the", "red", "?!"]).unwrap();
+        assert_eq!(["the", "?!", "a", ""].map(|answer| list.find(answer)), [Some(0), Some(2), None, None]);
     }
 
     #[test]

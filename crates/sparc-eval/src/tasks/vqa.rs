@@ -204,8 +204,9 @@ fn score<'a>(
     });
     VqaScore {
         accuracy,
-        exact_match: share(&|answer, answers| answers.iter().any(|right| right == answer)),
-        whole_match: (!of_people).then(|| share(&|answer, answers| answers.iter().all(|right| right == answer))),
+        exact_match: share(&|answer, answers| !answer.is_empty() && answers.iter().any(|right| right == answer)),
+        whole_match: (!of_people)
+            .then(|| share(&|answer, answers| !answer.is_empty() && answers.iter().all(|right| right == answer))),
     }
 }
 

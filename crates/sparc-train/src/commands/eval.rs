@@ -287,7 +287,8 @@ pub fn run(
         request.retrieval || request.compositional || (request.classification.is_some() && classifier.is_none());
     if compares && request.pair_score == PairScore::Pooled && !objective.trains_pooled() {
         tracing::warn!(
-            "no term of {} contrasts pooled embeddings, which retrieval, classification and compositional tests compare",
+            "no term of this run's {} contrasts pooled embeddings, which retrieval, classification and compositional tests \
+             compare; if it was fine-tuned, they are at best those it began with",
             objective.name()
         );
     }

@@ -256,6 +256,11 @@ fn where_a_run_begins_must_fit() {
     assert!(message.contains("shape: text_adapter.weight") && !message.contains("answers."), "{message}");
     let message = fail(&["model.captioner.text_decoder_layers=3"]);
     assert!(message.contains("missing: text_decoder.blocks.2.attn.out.bias [128]"), "{message}");
+    // What leaves no trace in names and shapes, or only in what would be left out.
+    for (key, value) in [("class_token_in_memory", "true"), ("text_decoder_layers", "1")] {
+        let message = fail(&[&format!("model.captioner.{key}={value}")]);
+        assert!(message.contains(&format!("config.model.captioner.{key}: {value} now")), "{message}");
+    }
     assert!(!fixture.path("run").exists(), "nothing is begun");
     fixture.succeed(&["train", "run.yaml", "--set", "output=sparc"]);
     let message = fail(&["fine_tuning.from=sparc"]);

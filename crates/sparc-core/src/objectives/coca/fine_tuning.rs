@@ -161,7 +161,7 @@ mod tests {
         check_gradient(&random(&[3, 5], 2), 1e-7, |logits| loss(logits, &shares, head).total);
     }
 
-    /// The gradient of cross-entropy with shares is the softmax less the shares, over B.
+    /// Cross-entropy with shares is at least their entropy.
     #[test]
     fn the_bound_is_the_entropy_of_the_shares() {
         let shares = shares();

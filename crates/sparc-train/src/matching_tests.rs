@@ -255,7 +255,7 @@ fn every_pair_is_judged_as_if_it_were_alone() {
 fn the_key_of_an_edited_image_is_the_right_one_moved() {
     let mut nas = nas();
     nas.negatives.contrast_edited = true;
-    let network = network(&Objective::Nas(nas.clone()), Kind::Double);
+    let network = network(&Objective::Nas(nas), Kind::Double);
     let mut batch = batch(0);
     batch.images_bchw = batch.images_bchw.to_kind(Kind::Double);
     let online = View::new(&network, network.online(), &batch);

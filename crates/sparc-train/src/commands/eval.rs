@@ -61,7 +61,7 @@ pub struct EvalArguments {
     /// Have the matching head order the first K candidates of retrieval anew
     #[arg(long, value_name = "K")]
     rerank: Option<usize>,
-    /// What grounding takes for heatmaps: similarity, or grad-cam[:LAYER] of a matching head's fusion encoder
+    /// What grounding takes for heatmaps: similarity, or grad-cam or grad-cam:LAYER of a matching head's fusion encoder
     #[arg(long, value_parser = parse_heatmaps, default_value = "similarity")]
     heatmaps: Heatmaps,
 }

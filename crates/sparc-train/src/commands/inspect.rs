@@ -41,8 +41,8 @@ pub struct InspectArguments {
     /// With --phrase: a box x0,y0,x1,y1 in [0, 1] of the image (repeatable)
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "phrase", value_parser = parse_box)]
     boxes: Vec<[f32; 4]>,
-    /// What is drawn of --text: similarity groups patches as SPARC does, grad-cam[:LAYER] shows where a matching head
-    /// looks [default: grad-cam of ALBEF]
+    /// What is drawn of --text: similarity groups patches as SPARC does, grad-cam or grad-cam:LAYER shows where a
+    /// matching head looks [default: grad-cam of ALBEF]
     #[arg(long, value_parser = parse_heatmaps, requires = "text", conflicts_with = "data")]
     heatmaps: Option<Heatmaps>,
     /// PNG to write

@@ -104,7 +104,7 @@ impl Statements {
     ///
     /// # Panics
     ///
-    /// As [`bootstrap`].
+    /// As [`bootstrap()`].
     pub fn area_interval(&self, options: Bootstrap) -> Option<Interval> {
         let sorted = self.sorted();
         bootstrap(self.n_units(), PURPOSE, options, |counts| area(&sorted, |unit| f64::from(counts[unit])))
@@ -115,7 +115,7 @@ impl Statements {
     ///
     /// # Panics
     ///
-    /// As [`bootstrap`].
+    /// As [`bootstrap()`].
     pub fn accuracy_interval(&self, threshold: f32, options: Bootstrap) -> Option<Interval> {
         let mut units = vec![(0.0, 0.0); self.n_units()];
         for (score, truth, unit) in self.sorted() {

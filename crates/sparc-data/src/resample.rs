@@ -8,6 +8,13 @@
 use image::RgbImage;
 use pulp::{Simd, WithSimd};
 
+mod lines;
+mod pair_weights;
+mod stripes;
+
+use lines::weigh_lines;
+use stripes::{STRIPE, Stripes};
+
 /// A rectangle of whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PixelRect {
@@ -67,8 +74,8 @@ pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
 pub struct Resizer {
     /// Bytes of a row of the picture.
     stride: usize,
-    /// First byte of a row that may be looked at, and the row that rows are counted from.
-    corner: (usize, usize),
+    /// The row that rows are counted from.
+    top: usize,
     columns: Columns,
     rows: Weights,
     /// Bytes of a resized row.
@@ -77,11 +84,11 @@ pub struct Resizer {
     narrowed: Vec<u8>,
 }
 
-/// What becomes of a row.
+/// What becomes of rows.
 enum Columns {
-    /// A part of it is taken, from this byte on.
+    /// A part is taken, from this byte on.
     Same(usize),
-    Resized(BlockWeights),
+    Resized(Stripes),
 }
 
 impl Resizer {
@@ -104,12 +111,13 @@ impl Resizer {
         let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
         let rows = Weights::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
         let line = window.width as usize * CHANNELS;
+        let (stride, left) = (width as usize * CHANNELS, within.left as usize * CHANNELS);
         Resizer {
-            stride: width as usize * CHANNELS,
-            corner: (within.left as usize * CHANNELS, within.top as usize),
+            stride,
+            top: within.top as usize,
             columns: match columns.is_identity {
-                true => Columns::Same(columns.first() * CHANNELS),
-                false => Columns::Resized(BlockWeights::new(&columns, within.width as usize)),
+                true => Columns::Same(left + columns.first() * CHANNELS),
+                false => Columns::Resized(Stripes::new(&columns, stride, left)),
             },
             line,
             narrowed: vec![0; (rows.end() - rows.first()) * line],
@@ -119,17 +127,19 @@ impl Resizer {
 
     /// Takes whole rows of the picture, of which the first is row `y`.
     pub fn take(&mut self, y: usize, rows: &[u8]) {
-        let (left, top) = self.corner;
-        let needed = top + self.rows.first()..top + self.rows.end();
-        let first = y.max(needed.start);
-        let given = y + rows.len() / self.stride;
-        for row in first..given.min(needed.end) {
-            // To the end of all rows.
-            let from_left = &rows[(row - y) * self.stride + left..];
-            let into = &mut self.narrowed[(row - needed.start) * self.line..][..self.line];
-            match &self.columns {
-                Columns::Same(start) => into.copy_from_slice(&from_left[*start..start + self.line]),
-                Columns::Resized(columns) => columns.resize_row(from_left, into),
+        let needed = self.top + self.rows.first()..self.top + self.rows.end();
+        let end = needed.end.min(y + rows.len() / self.stride);
+        for row in (y.max(needed.start)..end).step_by(STRIPE) {
+            let n_rows = STRIPE.min(end - row);
+            let from = &rows[(row - y) * self.stride..];
+            let into = &mut self.narrowed[(row - needed.start) * self.line..][..n_rows * self.line];
+            match &mut self.columns {
+                Columns::Same(start) => {
+                    for (from, into) in from.chunks_exact(self.stride).zip(into.chunks_exact_mut(self.line)) {
+                        into.copy_from_slice(&from[*start..*start + self.line]);
+                    }
+                }
+                Columns::Resized(stripes) => stripes.resize(from, n_rows, into),
             }
         }
     }
@@ -141,191 +151,11 @@ impl Resizer {
             return narrowed;
         }
         let mut resized = vec![0; (rows.starts.len() - 1) * line];
-        let (arch, first) = (pulp::Arch::new(), rows.first());
         for (index, into) in resized.chunks_exact_mut(line).enumerate() {
             let (start, weights) = rows.of(index);
-            arch.dispatch(WeighLines { lines: &narrowed[(start - first) * line..], weights, into });
+            weigh_lines(&narrowed[(start - rows.first()) * line..], weights, into);
         }
         resized
-    }
-}
-
-// What follows runs with the widest instructions that this processor has; the numbers are whole, so the same come out.
-// `WithSimd` and not closures: those are compiled apart from their caller, for the oldest processor.
-
-/// One line from as many lines as there are weights.
-struct WeighLines<'a> {
-    lines: &'a [u8],
-    weights: &'a [i32],
-    into: &'a mut [u8],
-}
-
-impl WithSimd for WeighLines<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        // As many sums as stay in registers.
-        const LANES: usize = 32;
-        let WeighLines { lines, weights, into } = self;
-        let length = into.len();
-        let mut parts = into.chunks_exact_mut(LANES);
-        for (index, part) in (&mut parts).enumerate() {
-            let mut sums = [HALF; LANES];
-            for (line, &weight) in lines.chunks_exact(length).zip(weights) {
-                let values: &[u8; LANES] =
-                    line[index * LANES..][..LANES].try_into().expect("as many as there are lanes");
-                for (sum, &value) in sums.iter_mut().zip(values) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            for (byte, &sum) in part.iter_mut().zip(&sums) {
-                *byte = to_byte(sum);
-            }
-        }
-        let rest = parts.into_remainder();
-        let start = length - rest.len();
-        for (x, byte) in (start..).zip(rest) {
-            let weighed = lines.chunks_exact(length).zip(weights).map(|(line, &weight)| i32::from(line[x]) * weight);
-            *byte = to_byte(HALF + weighed.sum::<i32>());
-        }
-    }
-}
-
-/// Old pixels that are weighed at once: their channels are one less than a power of two.
-const BLOCK: usize = 5;
-/// Bytes that are weighed at once. The last one belongs to the next block and weighs nothing.
-const LANES: usize = BLOCK * CHANNELS + 1;
-
-/// Weights of a row in whole blocks, each weight once for each channel. Those that fill a block up are 0.
-struct BlockWeights {
-    /// First byte of the row, and the blocks in `values`; one entry more than pixels.
-    starts: Vec<(usize, usize)>,
-    values: Vec<[i32; LANES]>,
-    /// Bytes from the beginning of a row that are looked at, some of them beyond its end.
-    reach: usize,
-}
-
-impl BlockWeights {
-    /// For rows of `old` pixels.
-    fn new(weights: &Weights, old: usize) -> BlockWeights {
-        let n_pixels = weights.starts.len() - 1;
-        let (mut starts, mut values) = (Vec::with_capacity(n_pixels + 1), Vec::new());
-        let mut reach = 0;
-        for index in 0..n_pixels {
-            let (start, of_pixel) = weights.of(index);
-            let n_blocks = of_pixel.len().div_ceil(BLOCK);
-            // A block that would end beyond the row begins earlier, if the row is long enough.
-            let first = start.min(old.saturating_sub(n_blocks * BLOCK));
-            starts.push((first * CHANNELS, values.len()));
-            reach = reach.max((first + n_blocks * BLOCK) * CHANNELS + 1);
-            let at = |place: usize| (first + place).checked_sub(start).and_then(|i| of_pixel.get(i)).copied();
-            values.extend((0..n_blocks).map(|block| {
-                let of_lane = |lane| at(block * BLOCK + lane / CHANNELS).filter(|_| lane < LANES - 1).unwrap_or(0);
-                std::array::from_fn(of_lane)
-            }));
-        }
-        starts.push((0, values.len()));
-        BlockWeights { starts, values, reach }
-    }
-
-    /// `row` goes on with whatever follows it in the picture.
-    fn resize_row(&self, row: &[u8], into: &mut [u8]) {
-        if row.len() >= self.reach {
-            WeighBlocks { columns: self, row, into }.run();
-        } else {
-            // Nothing follows the last row.
-            let mut longer = row.to_vec();
-            longer.resize(self.reach, 0);
-            WeighBlocks { columns: self, row: &longer, into }.run();
-        }
-    }
-}
-
-/// A row from a longer or shorter one.
-struct WeighBlocks<'a> {
-    columns: &'a BlockWeights,
-    row: &'a [u8],
-    into: &'a mut [u8],
-}
-
-impl WeighBlocks<'_> {
-    fn run(self) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(simd) = pulp::x86::V3::try_new() {
-            return simd.vectorize(WeighBlocksV3 { simd, work: self });
-        }
-        self.run_plainly();
-    }
-
-    fn run_plainly(self) {
-        self.with(|blocks, weights| {
-            let mut sums = [0; LANES];
-            for (block, weights) in blocks.windows(LANES).step_by(LANES - 1).zip(weights) {
-                for ((sum, &value), &weight) in sums.iter_mut().zip(block).zip(weights) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            std::array::from_fn(|channel| {
-                to_byte(HALF + sums[channel..LANES - 1].iter().step_by(CHANNELS).sum::<i32>())
-            })
-        });
-    }
-
-    /// Each pixel from its blocks and their weights.
-    #[inline(always)]
-    fn with(self, weigh: impl Fn(&[u8], &[[i32; LANES]]) -> [u8; CHANNELS]) {
-        let WeighBlocks { columns: BlockWeights { starts, values, .. }, row, into } = self;
-        for (pair, pixel) in starts.windows(2).zip(into.chunks_exact_mut(CHANNELS)) {
-            let [(start, from), (_, to)] = [pair[0], pair[1]];
-            pixel.copy_from_slice(&weigh(&row[start..], &values[from..to]));
-        }
-    }
-}
-
-/// The same with AVX2: left alone, the compiler takes the sums apart, lane by lane.
-#[cfg(target_arch = "x86_64")]
-struct WeighBlocksV3<'a> {
-    simd: pulp::x86::V3,
-    work: WeighBlocks<'a>,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl pulp::NullaryFnOnce for WeighBlocksV3<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        use std::arch::x86_64::{__m128i, __m256i};
-
-        let pulp::x86::V3 { sse2, sse4_1, avx, avx2, .. } = self.simd;
-        let add = |a, b| avx2._mm256_add_epi32(a, b);
-        let pick = |lanes, of: [i32; 8]| avx2._mm256_permutevar8x32_epi32(lanes, pulp::cast(of));
-        self.work.with(
-            #[inline(always)]
-            |blocks, weights| {
-                let [mut low, mut high]: [__m256i; 2] = pulp::cast([0i32; LANES]);
-                for (index, weights) in weights.iter().enumerate() {
-                    let block: &[u8; LANES] =
-                        blocks[index * (LANES - 1)..][..LANES].try_into().expect("as many as there are lanes");
-                    let block: __m128i = pulp::cast(*block);
-                    let [low_weights, high_weights]: [__m256i; 2] = pulp::cast(*weights);
-                    let (low_bytes, high_bytes) =
-                        (avx2._mm256_cvtepu8_epi32(block), avx2._mm256_cvtepu8_epi32(sse2._mm_srli_si128::<8>(block)));
-                    low = add(low, avx2._mm256_mullo_epi32(low_bytes, low_weights));
-                    high = add(high, avx2._mm256_mullo_epi32(high_bytes, high_weights));
-                }
-                // Lanes 0 to 14 hold red, green, blue, red, …; lane 15 is 0. Lanes 9 to 14 come upon 0 to 5, then 3 to 5
-                // upon 0 to 2, and 6 to 8 too.
-                let six = add(low, pick(high, [1, 2, 3, 4, 5, 6, 7, 7]));
-                let rest = avx2._mm256_blend_epi32::<0b100>(pick(six, [6, 7, 7, 7, 7, 7, 7, 7]), pick(high, [0; 8]));
-                let three = add(add(six, pick(six, [3, 4, 5, 5, 5, 5, 5, 5])), add(rest, avx._mm256_set1_epi32(HALF)));
-                let three = sse2._mm_srai_epi32::<{ PRECISION_BITS as i32 }>(avx._mm256_castsi256_si128(three));
-                let words = sse4_1._mm_packus_epi32(three, three);
-                let [red, green, blue, ..]: [u8; 16] = pulp::cast(sse2._mm_packus_epi16(words, words));
-                [red, green, blue]
-            },
-        );
     }
 }
 
@@ -351,23 +181,16 @@ impl Weights {
         let filter_scale = scale.max(1.0);
         let support = 2.0 * filter_scale;
         let inverse = 1.0 / filter_scale;
-        let (mut starts, mut values, mut of_pixel) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut starts, mut places) = (Vec::new(), Vec::new());
         for x in wanted {
             let center = f64::from(low) + (x as f64 + 0.5) * scale;
             let start = ((center - support + 0.5) as i64).max(0);
             let end = ((center + support + 0.5) as i64).min(old as i64);
-            of_pixel.clear();
-            of_pixel.extend((start..end).map(|old| cubic((old as f64 - center + 0.5) * inverse)));
-            // Added up in Pillow's order: the last bit of a sum depends on it.
-            let total: f64 = of_pixel.iter().fold(0.0, |sum, weight| sum + weight);
-            starts.push((start as usize, values.len()));
-            values.extend(of_pixel.iter().map(|weight| {
-                let weight = if total == 0.0 { *weight } else { weight / total };
-                let fixed = weight * f64::from(1 << PRECISION_BITS);
-                (if weight < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
-            }));
+            starts.push((start as usize, places.len()));
+            places.extend((start..end).map(|old| (old as f64 - center + 0.5) * inverse));
         }
-        starts.push((0, values.len()));
+        starts.push((0, places.len()));
+        let values = pulp::Arch::new().dispatch(FixedPoint { starts: &starts, places });
         Weights { starts, values, is_identity: low == 0.0 && f64::from(high) == old as f64 && old == new }
     }
 
@@ -399,14 +222,49 @@ impl Weights {
     }
 }
 
+/// From places in the filter to weights that add up to one for each new pixel.
+struct FixedPoint<'a> {
+    starts: &'a [(usize, usize)],
+    places: Vec<f64>,
+}
+
+// Not a closure, which would be compiled for the oldest processor.
+impl WithSimd for FixedPoint<'_> {
+    type Output = Vec<i32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<i32> {
+        let FixedPoint { starts, places: mut weights } = self;
+        for weight in &mut weights {
+            *weight = cubic(*weight);
+        }
+        for ends in starts.windows(2) {
+            let of_pixel = &mut weights[ends[0].1..ends[1].1];
+            // Added up in Pillow's order: the last bit of a sum depends on it.
+            let total: f64 = of_pixel.iter().fold(0.0, |sum, weight| sum + weight);
+            if total != 0.0 {
+                of_pixel.iter_mut().for_each(|weight| *weight /= total);
+            }
+        }
+        let fixed = weights.iter().map(|&weight| {
+            let fixed = weight * f64::from(1 << PRECISION_BITS);
+            (if weight < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
+        });
+        fixed.collect()
+    }
+}
+
 /// Keys' cubic convolution kernel with a = −0.5 (Keys 1981), as Pillow writes it.
+#[inline(always)]
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
+    let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = (((x - 5.0) * x + 8.0) * x - 4.0) * A;
     if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+        near
     } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+        far
     } else {
         0.0
     }
@@ -474,21 +332,6 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// Wide instructions, where there are any, and plain ones, with or without bytes behind the row.
-        #[test]
-        fn rows_are_the_same_either_way(
-            old in 1u64..90, new in 1u64..90, cut in (0.0f32..0.4, 0.6f32..1.0), behind in 0usize..20, seed in 0u8..250,
-        ) {
-            let part = (cut.0 * old as f32, cut.1 * old as f32);
-            let weights = BlockWeights::new(&Weights::new(old, part, new, 0..new), old as usize);
-            let bytes = (old as usize * CHANNELS + behind).max(weights.reach);
-            let row: Vec<u8> = (0..bytes).map(|i| (i as u8).wrapping_mul(197).wrapping_add(seed)).collect();
-            let (mut wide, mut plain) = (vec![0; new as usize * CHANNELS], vec![0; new as usize * CHANNELS]);
-            weights.resize_row(&row[..old as usize * CHANNELS + behind.min(bytes - old as usize * CHANNELS)], &mut wide);
-            WeighBlocks { columns: &weights, row: &row, into: &mut plain }.run_plainly();
-            prop_assert_eq!(wide, plain);
-        }
-
         /// The filter ends at the rectangle: a crop within an image is resized like the cut-out.
         #[test]
         fn a_crop_is_resized_like_its_cut_out(

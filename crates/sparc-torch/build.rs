@@ -16,13 +16,7 @@ fn main() {
         .warnings(false)
         .include(include.join("torch/csrc/api/include"))
         .include(include)
-        .files([
-            "cpp/autograd.cpp",
-            "cpp/bridge.cpp",
-            "cpp/max_similarity.cpp",
-            "cpp/recycled.cpp",
-            "cpp/sparc_local.cpp",
-        ]);
+        .file("cpp/all.cpp");
     // `at::parallel_for` is compiled here and runs on the threads of LibTorch's OpenMP, which is GCC's;
     // without the flag it runs on one thread.
     let openmp = build.get_compiler().is_like_gnu();

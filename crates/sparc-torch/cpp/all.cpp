@@ -1,0 +1,7 @@
+// Compiled as one: reading LibTorch's headers takes longer than all that follows them, so it is done once.
+
+#include "autograd.cpp"
+#include "bridge.cpp"
+#include "max_similarity.cpp"
+#include "recycled.cpp"
+#include "sparc_local.cpp"

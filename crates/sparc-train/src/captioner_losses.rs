@@ -4,9 +4,9 @@ use sparc_core::objectives::coca::{CaptionInputs, CocaConfig, CocaInputs, Normal
 use sparc_core::objectives::sycoca::{
     MaskSite, PatchMask, ReconstructionInputs, Side, SycocaConfig, choose_patches, rebuilt_pixels, reconstruction_error,
 };
-use sparc_core::{Batch, EvalSample, PatchGrid, Tokenize};
+use sparc_core::{Batch, EvalSample, PatchGrid};
 use sparc_models::networks::{Coca, Network};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::captioners::{Caption, Encoded};
 use crate::error::Error;
@@ -126,15 +126,7 @@ pub struct MaskedView {
 /// A run of another objective.
 pub fn masked_view(trained: &Trained, image_chw: &Tensor, caption: &str) -> Result<MaskedView, Error> {
     let (network, config) = (captioner(trained)?, sycoca(trained)?);
-    let batch = Batch {
-        images_bchw: image_chw.unsqueeze(0),
-        text: trained.tokenizer.tokenize(&[caption]),
-        captions: None,
-        regions: None,
-        targets: None,
-        image_ids_b: Tensor::zeros([1], (Kind::Int64, Device::Cpu)),
-        keys: vec![String::new()],
-    };
+    let batch = trained.batch(&[image_chw], &[caption], vec![String::new()]);
     tch::no_grad(|| {
         let encoded = Encoded::new(network, &batch);
         let scores_bp = encoded.patch_scores(config.similarity);
@@ -183,15 +175,7 @@ fn sycoca(trained: &Trained) -> Result<SycocaConfig, Error> {
 fn batch(trained: &Trained, samples: &[EvalSample]) -> Batch {
     let images: Vec<&Tensor> = samples.iter().map(|sample| &sample.image_chw).collect();
     let captions: Vec<&str> = samples.iter().map(|sample| sample.captions.first().map_or("", String::as_str)).collect();
-    Batch {
-        images_bchw: Tensor::stack(&images, 0),
-        text: trained.tokenizer.tokenize(&captions),
-        captions: None,
-        regions: None,
-        targets: None,
-        image_ids_b: Tensor::arange(samples.len() as i64, (Kind::Int64, Device::Cpu)),
-        keys: samples.iter().map(|sample| sample.key.clone()).collect(),
-    }
+    trained.batch(&images, &captions, samples.iter().map(|sample| sample.key.clone()).collect())
 }
 
 fn numbers(x: &Tensor) -> Vec<f64> {

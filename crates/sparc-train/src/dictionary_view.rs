@@ -3,9 +3,9 @@
 
 use image::RgbImage;
 use image::imageops::crop_imm;
-use sparc_core::{Batch, EvalSample, PatchGrid, Tokenize};
+use sparc_core::{EvalSample, PatchGrid};
 use sparc_models::networks::{Albef, Network};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::error::Error;
 use crate::evaluation::Trained;
@@ -130,15 +130,7 @@ pub struct EditedPatch {
 /// A run without a dictionary.
 pub fn edited_view(trained: &Trained, image_chw: &Tensor, caption: &str) -> Result<EditedView, Error> {
     let (network, config) = nas(trained)?;
-    let batch = Batch {
-        images_bchw: image_chw.unsqueeze(0),
-        text: trained.tokenizer.tokenize(&[caption]),
-        captions: None,
-        regions: None,
-        targets: None,
-        image_ids_b: Tensor::zeros([1], (Kind::Int64, Device::Cpu)),
-        keys: vec![String::new()],
-    };
+    let batch = trained.batch(&[image_chw], &[caption], vec![String::new()]);
     let moment = Moment { seed: trained.plan.config.seed, updates: trained.step };
     let (scores_bp, edit) = edited_images(network, config, &batch, moment);
     let patches_bpw = tch::no_grad(|| network.online().image_vectors(&batch.images_bchw).patches_bpw);

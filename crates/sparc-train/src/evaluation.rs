@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use sparc_core::objectives::sparc::{SparcConfig, alignment_weights};
 use sparc_core::tensor_math::masked_mean;
-use sparc_core::{Encoder, Matcher, PatchPath, Tokenize};
+use sparc_core::{Batch, Encoder, Matcher, PatchPath, Tokenize};
 use sparc_data::TextTokenizer;
 use sparc_models::networks::Network;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint;
 use crate::error::Error;
@@ -93,6 +93,19 @@ impl Trained {
 }
 
 impl Trained {
+    /// A batch of images `[3, H, W]`, no two of which are one, with a caption each.
+    pub fn batch(&self, images_chw: &[&Tensor], captions: &[&str], keys: Vec<String>) -> Batch {
+        Batch {
+            images_bchw: Tensor::stack(images_chw, 0),
+            text: self.tokenizer.tokenize(captions),
+            captions: None,
+            regions: None,
+            targets: None,
+            image_ids_b: Tensor::arange(images_chw.len() as i64, (Kind::Int64, Device::Cpu)),
+            keys,
+        }
+    }
+
     fn matcher(&self) -> Result<&dyn Matcher, Error> {
         self.network.matcher().ok_or_else(|| Error::NoMatcher {
             checkpoint: self.checkpoint.clone(),

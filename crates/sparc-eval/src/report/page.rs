@@ -75,7 +75,11 @@ fn results(data: &ReportData) -> String {
         return String::new();
     }
     let table = metric_table(&data.methods, &data.metrics, PALETTE_LEN);
-    section("results", "Results", "The best value of each row is bold. Bars run from 0 to 100 %.", &table)
+    let mut legend = "The best value of each row is bold. Bars run from 0 to 100 %.".to_owned();
+    if data.metrics.iter().any(|row| row.intervals.iter().any(Option::is_some)) {
+        legend += " Below a value, and dark on its bar, is its 95 % interval, images being resampled.";
+    }
+    section("results", "Results", &legend, &table)
 }
 
 fn curves(charts: &[Chart], colour_of: impl Fn(&str) -> usize) -> String {

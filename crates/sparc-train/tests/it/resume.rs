@@ -33,6 +33,15 @@ fn assert_same_run(fixture: &Fixture, run: &str, reference: &str) {
     assert_eq!(fixture.log(run).len(), 20);
 }
 
+/// Starts a run of 20 steps and kills it between its first checkpoint and its end.
+fn kill_after_first_checkpoint(fixture: &Fixture, arguments: &[&str]) {
+    let mut child = fixture.start(arguments);
+    wait_for(|| fixture.path("run/latest").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!fixture.path("run/checkpoints/step_20").exists(), "the run was over before it was killed");
+}
+
 #[test]
 fn killed_and_resumed_is_the_uninterrupted_run() {
     let fixture = Fixture::new();
@@ -40,11 +49,7 @@ fn killed_and_resumed_is_the_uninterrupted_run() {
     fixture.succeed(&whole);
 
     let arguments = [&["train", "run.yaml"], &LONG[..]].concat();
-    let mut child = fixture.start(&arguments);
-    wait_for(|| fixture.path("run/latest").exists());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!fixture.path("run/checkpoints/step_20").exists(), "the run was over before it was killed");
+    kill_after_first_checkpoint(&fixture, &arguments);
 
     fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
     assert_same_run(&fixture, "run", "whole");
@@ -65,11 +70,7 @@ fn a_killed_run_of_nas_resumes_with_all_its_state() {
     let settings: Vec<&str> = MATCHER.iter().chain(&[NAS]).flat_map(|setting| ["--set", *setting]).collect();
     let arguments = [&["train", "run.yaml"], &LONG[..], &settings].concat();
     fixture.succeed(&[&arguments[..], &["--set", "output=whole"]].concat());
-    let mut child = fixture.start(&arguments);
-    wait_for(|| fixture.path("run/latest").exists());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!fixture.path("run/checkpoints/step_20").exists(), "the run was over before it was killed");
+    kill_after_first_checkpoint(&fixture, &arguments);
     fixture.succeed(&[&arguments[..], &["--resume", "latest"]].concat());
     assert_same_run(&fixture, "run", "whole");
     // The state is under names of its own.

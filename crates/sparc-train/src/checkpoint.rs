@@ -197,9 +197,22 @@ pub fn load_state(checkpoint: &Path) -> Result<CheckpointState, Error> {
 ///
 /// # Errors
 ///
-/// A file that cannot be read.
+/// A file that cannot be read, or values that are not finite: training never writes such, and whatever is computed with
+/// them looks like an answer and is none.
 pub fn load_weights(checkpoint: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
-    Ok(weights::load(&checkpoint.join(MODEL))?)
+    let path = checkpoint.join(MODEL);
+    let tensors = weights::load(&path)?;
+    let is_broken = |tensor: &Tensor| tensor.is_floating_point() && tensor.isfinite().all().int64_value(&[]) == 0;
+    let broken: Vec<&str> = tensors.iter().filter(|(_, tensor)| is_broken(tensor)).map(|(name, _)| &**name).collect();
+    match broken.first() {
+        None => Ok(tensors),
+        Some(first) => {
+            let count = broken.len();
+            let reason =
+                format!("tensors with values that are not finite: {count}, {first} first; use an earlier checkpoint");
+            Err(Error::NoCheckpoint { path, reason })
+        }
+    }
 }
 
 /// Loads a checkpoint's weights, and what follows them without a gradient, into `network`.

@@ -121,6 +121,9 @@ impl Choices {
             counts.n_questions,
             counts.n_unlisted
         );
+        if !counts.skips.is_empty() {
+            tracing::warn!("questions that cannot be read are left out: {}", counts.skips);
+        }
         Ok(HeadFile { task: HeadTask::Vqa, outputs, training_questions: Some(counts.questions_of_answer) })
     }
 }

@@ -59,7 +59,7 @@ fn a_run_is_not_overwritten_by_accident() {
 }
 
 #[test]
-fn every_difference_of_a_checkpoint_is_reported_at_once() {
+fn what_is_wrong_with_a_checkpoint_is_said_at_once() {
     let fixture = Fixture::new();
     fixture.succeed(&["train", "run.yaml"]);
     let path = fixture.path("run/checkpoints/step_6/model.safetensors");
@@ -80,6 +80,12 @@ fn every_difference_of_a_checkpoint_is_reported_at_once() {
             ],
         );
     }
+    tensors.insert("text.norm.bias".into(), Tensor::full([128], f64::NAN, tch::kind::FLOAT_CPU));
+    weights::save(&path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), HashMap::new()).unwrap();
+    assert_says(
+        &fixture.fail(&["eval", "run", "--data", "data/test-*.tar", "--task", "retrieval"]),
+        &["model.safetensors", "values that are not finite: 1, text.norm.bias", "earlier checkpoint"],
+    );
     std::fs::write(&path, b"short").unwrap();
     assert_says(
         &fixture.fail(&["train", "run.yaml", "--resume", "latest"]),

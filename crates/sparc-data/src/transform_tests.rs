@@ -91,11 +91,15 @@ proptest! {
         let map = geometry.map();
         let pixels = frame.pixels(image);
         let moved = geometry.map_box(given, 0.0).map(|edges| edges.map(|v| f64::from(v) * 64.0));
-        // What one source pixel covers, and whether the frame is turned.
+        // What one source pixel covers, and how often the frame was turned: turned back, it still has lost corners.
         let cover = |row: [f64; 3]| row[0].abs() + row[1].abs();
         let cover = cover(map.x).max(cover(map.y));
-        let turned = map.x[1].abs() + map.y[0].abs() > 1e-9;
-        let tolerance = 1.5 + 0.5 * cover + if turned { 2.0 } else { 0.0 };
+        let turns = |operation: &&Operation| match operation {
+            Operation::Warp(warp) => warp.x[1].abs() + warp.y[0].abs() > 1e-9,
+            _ => false,
+        };
+        let n_turns = frame.operations.iter().filter(turns).count();
+        let tolerance = 1.5 + 0.5 * cover + if n_turns > 0 { 2.0 } else { 0.0 };
         let mask = geometry.map_mask(&painted, 64, 64);
         let lit = |x: usize, y: usize| {
             let pixel = &pixels[(y * 64 + x) * 3..][..3];
@@ -103,8 +107,14 @@ proptest! {
         };
         for found in [bounds(lit, 64), bounds(|x, y| mask.labels[y * 64 + x] == 255 && lit(x, y), 64)] {
             match (found, moved) {
-                (Some(found), Some(moved)) => for (edge, expected) in found.iter().zip(moved) {
-                    prop_assert!((edge - expected).abs() <= tolerance, "{found:?} {moved:?} {tolerance} {frame:?}");
+                (Some(found), Some(moved)) => {
+                    // What an edge of the frame cut off on the way may leave a wedge, whose tip is thinner than a pixel.
+                    let wedge = n_turns > 1 && (moved[2] - moved[0]).min(moved[3] - moved[1]) <= 2.0 * tolerance;
+                    for (index, (edge, expected)) in found.iter().zip(moved).enumerate() {
+                        let outside = if index < 2 { expected - edge } else { edge - expected };
+                        let off = if wedge { outside } else { outside.abs() };
+                        prop_assert!(off <= tolerance, "{found:?} {moved:?} {tolerance} {frame:?}");
+                    }
                 },
                 (Some(found), None) => prop_assert!(false, "{found:?}, but no box: {frame:?}"),
                 // A box of which less than a few pixels are in the frame may leave none lit.

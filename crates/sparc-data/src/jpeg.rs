@@ -156,11 +156,14 @@ impl BufRead for Whole<'_> {
 }
 
 /// How many scans stand before the end marker. What follows it, such as the film of a "motion photo",
-/// does not count.
+/// does not count; neither is a second one looked for where the first has everything.
 fn count_scans(bytes: &[u8]) -> usize {
     const START_OF_SCAN: u8 = 0xDA;
     const END_OF_IMAGE: u8 = 0xD9;
+    /// Frames that are refined by no later scan: of baseline and of extended sequential JPEG.
+    const SEQUENTIAL: [u8; 2] = [0xC0, 0xC1];
     let (mut place, mut scans) = (2, 0);
+    let mut sequential_components = None;
     while let Some(&[first, marker]) = bytes.get(place..place + 2) {
         match (first, marker) {
             (0xFF, END_OF_IMAGE) => break,
@@ -169,6 +172,13 @@ fn count_scans(bytes: &[u8]) -> usize {
             (0xFF, 0x00 | 0x01 | 0xD0..=0xD7) => place += 2,
             (0xFF, marker) => {
                 scans += usize::from(marker == START_OF_SCAN);
+                let byte = |after: usize| bytes.get(place + 4 + after).copied();
+                if SEQUENTIAL.contains(&marker) {
+                    // Behind the precision and both sides.
+                    sequential_components = byte(5);
+                } else if marker == START_OF_SCAN && sequential_components.is_some() && sequential_components == byte(0) {
+                    break;
+                }
                 let length =
                     bytes.get(place + 2..place + 4).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
                 place += 2 + length;
@@ -209,6 +219,13 @@ mod tests {
         bytes.extend([0xFF, 0xD9, 0xFF, 0xDA, 0, 2]);
         assert_eq!(count_scans(&bytes), 3);
         assert_eq!(count_scans(&[0xFF]), 0);
+        // A frame of one component: baseline ends with the first scan of it, progressive does not.
+        let frame = [0xFF, 0xC0, 0, 11, 8, 0, 1, 0, 1, 1, 1, 0x11, 0];
+        let scan = [0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 5];
+        let mut bytes = [&[0xFF, 0xD8], &frame[..], &scan, &scan].concat();
+        assert_eq!(count_scans(&bytes), 1);
+        bytes[3] = 0xC2;
+        assert_eq!(count_scans(&bytes), 2);
     }
 
     #[test]

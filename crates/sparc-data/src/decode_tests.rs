@@ -175,6 +175,11 @@ fn thousands_of_scans_are_refused() {
     let scan = bytes[last..bytes.len() - 2].repeat(5_000);
     let bomb = [&bytes[..bytes.len() - 2], &scan, &[0xFF, 0xD9]].concat();
     assert!(decode_rgb(&bomb).unwrap_err().to_string().contains("scans"));
+    // Nor do they hide behind a marker that means nothing to the library, as if it had a length.
+    let hidden = &scan[..55_000 - 55_000 % (bytes.len() - 2 - last)];
+    let length = (hidden.len() as u16 + 2).to_be_bytes();
+    let bomb = [&bytes[..last], &[0xFF, 0x02], &length, hidden, &bytes[last..]].concat();
+    assert!(decode_rgb(&bomb).unwrap_err().to_string().contains("scans"));
 }
 
 proptest! {

@@ -167,16 +167,18 @@ fn count_scans(bytes: &[u8]) -> usize {
     while let Some(&[first, marker]) = bytes.get(place..place + 2) {
         match (first, marker) {
             (0xFF, END_OF_IMAGE) => break,
-            // A filled or stuffed byte, or a restart marker: all without a length.
+            // A filled byte; a stuffed one, a restart marker, or one that means nothing, which the library passes over:
+            // all without a length.
             (0xFF, 0xFF) => place += 1,
-            (0xFF, 0x00 | 0x01 | 0xD0..=0xD7) => place += 2,
+            (0xFF, 0x00..=0xBF | 0xD0..=0xD7) => place += 2,
             (0xFF, marker) => {
                 scans += usize::from(marker == START_OF_SCAN);
                 let byte = |after: usize| bytes.get(place + 4 + after).copied();
                 if SEQUENTIAL.contains(&marker) {
                     // Behind the precision and both sides.
                     sequential_components = byte(5);
-                } else if marker == START_OF_SCAN && sequential_components.is_some() && sequential_components == byte(0) {
+                } else if marker == START_OF_SCAN && sequential_components.is_some() && sequential_components == byte(0)
+                {
                     break;
                 }
                 let length =
@@ -226,6 +228,11 @@ mod tests {
         assert_eq!(count_scans(&bytes), 1);
         bytes[3] = 0xC2;
         assert_eq!(count_scans(&bytes), 2);
+        // A marker without meaning hides no scans: it has no length.
+        let scans = 9 * scan.len();
+        let hidden =
+            [&[0xFF, 0xD8], &scan[..], &[0xFF, 0x02, 0, scans as u8 + 2], &scan.repeat(9), &[0xFF, 0xD9]].concat();
+        assert_eq!(count_scans(&hidden), 10);
     }
 
     #[test]

@@ -63,7 +63,7 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 ///
 /// # Panics
 ///
-/// A rectangle that is not inside its picture, an empty window, or a part without area.
+/// A rectangle or part that is not inside its picture, an empty window, or a part without area.
 pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
     let mut resizer = Resizer::new(image.dimensions(), resampling);
     resizer.take(0, image.as_raw());
@@ -106,6 +106,11 @@ impl Resizer {
         assert!(
             window.left + window.width <= scaled.0 && window.top + window.height <= scaled.1,
             "{window:?} is not inside {scaled:?}"
+        );
+        assert!(
+            left >= 0.0 && top >= 0.0 && right <= within.width as f32 && bottom <= within.height as f32,
+            "{:?} is not inside {within:?}",
+            resampling.part
         );
         assert!(window.width > 0 && window.height > 0 && left < right && top < bottom, "nothing to do: {resampling:?}");
         let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);

@@ -1,4 +1,5 @@
-// Compiled as one: reading LibTorch's headers takes longer than all that follows them, so it is done once.
+// Compiled as one: reading LibTorch's headers takes longer than all that follows them, so it is done once. Names
+// without linkage are shared by all of these files, and must differ.
 
 #include "autograd.cpp"
 #include "bridge.cpp"

@@ -197,8 +197,8 @@ pub fn load_state(checkpoint: &Path) -> Result<CheckpointState, Error> {
 ///
 /// # Errors
 ///
-/// A file that cannot be read, or values that are not finite: training never writes such, and whatever is computed with
-/// them looks like an answer and is none.
+/// A file that cannot be read, or values that are not finite: whatever is computed with them looks like an answer and is
+/// none.
 pub fn load_weights(checkpoint: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
     let path = checkpoint.join(MODEL);
     let tensors = weights::load(&path)?;

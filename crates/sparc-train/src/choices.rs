@@ -110,6 +110,9 @@ impl Choices {
         };
         let patience = plan.config.data.remote.unwrap_or_default();
         let counts = count_answers(&plan.resolved.shards, patience, list)?;
+        if !counts.skips.is_empty() {
+            tracing::warn!("samples and questions that cannot be read are left out: {}", counts.skips);
+        }
         if counts.n_questions == 0 {
             return Err(Error::Plan(format!(
                 "data.train: it has no question (`qa` of the records) with an answer of data.answers; {} have another",
@@ -121,9 +124,6 @@ impl Choices {
             counts.n_questions,
             counts.n_unlisted
         );
-        if !counts.skips.is_empty() {
-            tracing::warn!("questions that cannot be read are left out: {}", counts.skips);
-        }
         Ok(HeadFile { task: HeadTask::Vqa, outputs, training_questions: Some(counts.questions_of_answer) })
     }
 }

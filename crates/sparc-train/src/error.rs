@@ -30,12 +30,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// There is nothing to resume or evaluate.
+    /// There is nothing that can be resumed or evaluated.
     #[error("{path}: {reason}", path = path.display())]
     NoCheckpoint {
         /// Where it was looked for.
         path: PathBuf,
-        /// What was not found.
+        /// What was not found, or is wrong with it.
         reason: String,
     },
     /// A checkpoint that does not fit the model, the optimizer or the configuration.

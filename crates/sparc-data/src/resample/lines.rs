@@ -1,6 +1,5 @@
 //! The second pass of resizing: a line of bytes from as many lines as there are weights.
 
-use super::pair_weights::PairWeights;
 use super::{HALF, to_byte};
 
 /// `into` from lines as long as it is, which lie one behind the other.
@@ -24,19 +23,14 @@ fn weigh_plainly(lines: &[u8], weights: &[i32], into: &mut [u8]) {
     }
 }
 
-/// Weights of lines two by two; the last one may have none beside it, and then weighs with a line that weighs nothing.
-fn pairs(weights: &[i32]) -> impl Iterator<Item = PairWeights> {
-    weights.chunks(2).map(|pair| PairWeights::new([pair[0], pair.get(1).copied().unwrap_or(0)]))
-}
-
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::__m256i;
 
     use pulp::x86::V3;
 
+    use super::super::pair_weights::PairWeights;
     use super::super::pair_weights::avx2::Sums;
-    use super::pairs;
 
     /// Bytes of a line that are weighed at once.
     pub(super) const LANES: usize = 32;
@@ -57,7 +51,9 @@ mod avx2 {
             let WeighLines { simd, lines, weights, into } = self;
             let avx2 = simd.avx2;
             let length = into.len();
-            let weights: Vec<_> = pairs(weights).collect();
+            // The last one may have none beside it.
+            let pair = |two: &[i32]| PairWeights::new([two[0], two.get(1).copied().unwrap_or(0)]);
+            let weights: Vec<PairWeights> = weights.chunks(2).map(pair).collect();
             // The last bytes are weighed together with some before them once more.
             for start in (0..length - LANES).step_by(LANES).chain([length - LANES]) {
                 let mut sums = [Sums::new(simd); 2];

@@ -16,8 +16,10 @@ impl PairWeights {
     pub(super) fn new(weights: [i32; 2]) -> PairWeights {
         let high = weights.map(|weight| (weight + (1 << 15)) >> 16);
         let low = [0, 1].map(|i| (weights[i] - (high[i] << 16)) as i16);
-        // A weight is at most 9/8, where the filter ends half a pixel beyond the last one.
+        // A weight is at most 9/8: where the filter's centre lies on the picture's edge, half a pixel from the centre of
+        // the last pixel. Two together are no more, for the second's is then below 0.
         let high = high.map(|high| i8::try_from(high).expect("weights below 2"));
+        debug_assert!(high[0].unsigned_abs() + high[1].unsigned_abs() <= 128, "{weights:?}");
         PairWeights { high: [high; 2], low }
     }
 
@@ -57,7 +59,7 @@ pub(super) mod avx2 {
             let zero: __m256i = pulp::cast([0u8; 32]);
             let high_weights = avx._mm256_set1_epi32(pulp::cast(weights.high));
             let low_weights = avx._mm256_set1_epi32(pulp::cast(weights.low));
-            // Does not saturate: the two weights are below 128 together.
+            // Does not saturate: 255 times both weights is in 15 bits.
             self.high = avx2._mm256_add_epi16(self.high, avx2._mm256_maddubs_epi16(bytes, high_weights));
             let [first, second] = [avx2._mm256_unpacklo_epi8(bytes, zero), avx2._mm256_unpackhi_epi8(bytes, zero)];
             self.low[0] = avx2._mm256_add_epi32(self.low[0], avx2._mm256_madd_epi16(first, low_weights));

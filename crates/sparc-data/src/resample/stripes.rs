@@ -8,9 +8,8 @@ use super::{CHANNELS, HALF, Weights, to_byte};
 
 /// Rows that are resized together.
 pub(super) const STRIPE: usize = 16;
-/// Old pixels that are turned together, and half of them, which fit into a register.
+/// Old pixels that are turned together.
 const TURNED: usize = 8;
-const HALF_TURNED: usize = TURNED / 2;
 
 /// One column of bytes, and two of one channel side by side.
 type Column = [u8; STRIPE];
@@ -68,12 +67,11 @@ impl Stripes {
 
     fn resize_plainly(&mut self, rows: &[u8], n_rows: usize, into: &mut [u8]) {
         let Stripes { stride, left, starts, weights, old, new } = self;
-        for (index, pair) in old.iter_mut().enumerate() {
-            for (channel, column) in pair.iter_mut().enumerate() {
-                for (y, bytes) in column.iter_mut().enumerate().take(n_rows) {
-                    let at = y * *stride + *left + index * 2 * CHANNELS + channel;
-                    // Beyond the last row there is nothing, and it weighs nothing.
-                    *bytes = [at, at + CHANNELS].map(|at| rows.get(at).copied().unwrap_or(0));
+        for (y, row) in rows.chunks(*stride).enumerate().take(n_rows) {
+            // Beyond the row's end there is nothing, and it weighs nothing.
+            for (pair, pixels) in old.iter_mut().zip(row[*left..].chunks(2 * CHANNELS)) {
+                for (at, &byte) in pixels.iter().enumerate() {
+                    pair[at % CHANNELS][y][at / CHANNELS] = byte;
                 }
             }
         }
@@ -107,8 +105,10 @@ mod avx2 {
     use pulp::x86::V3;
 
     use super::super::pair_weights::avx2::Sums;
-    use super::{CHANNELS, HALF_TURNED, STRIPE, Stripes, TURNED};
+    use super::{CHANNELS, STRIPE, Stripes, TURNED};
 
+    /// As many of the pixels that are turned together as fit into a register.
+    const HALF_TURNED: usize = TURNED / 2;
     /// Bytes of a row that are looked at together: two registers, of which the first's last four are the second's first.
     const WINDOW: usize = HALF_TURNED * CHANNELS + 16;
 

@@ -9,7 +9,11 @@ use image::RgbImage;
 use pulp::{Simd, WithSimd};
 
 mod lines;
-mod pair_weights;
+mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod products;
+#[cfg(target_arch = "x86_64")]
+mod quads;
 mod stripes;
 
 use lines::weigh_lines;
@@ -156,10 +160,7 @@ impl Resizer {
             return narrowed;
         }
         let mut resized = vec![0; (rows.starts.len() - 1) * line];
-        for (index, into) in resized.chunks_exact_mut(line).enumerate() {
-            let (start, weights) = rows.of(index);
-            weigh_lines(&narrowed[(start - rows.first()) * line..], weights, into);
-        }
+        weigh_lines(&narrowed, line, &rows, &mut resized);
         resized
     }
 }
@@ -186,7 +187,9 @@ impl Weights {
         let filter_scale = scale.max(1.0);
         let support = 2.0 * filter_scale;
         let inverse = 1.0 / filter_scale;
-        let (mut starts, mut places) = (Vec::new(), Vec::new());
+        let n_wanted = (wanted.end - wanted.start) as usize;
+        let mut starts = Vec::with_capacity(n_wanted + 1);
+        let mut places = Vec::with_capacity(n_wanted * (2.0 * support + 1.0) as usize);
         for x in wanted {
             let center = f64::from(low) + (x as f64 + 0.5) * scale;
             let start = ((center - support + 0.5) as i64).max(0);

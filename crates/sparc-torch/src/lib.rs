@@ -1,6 +1,7 @@
-//! What tch lacks, on the same LibTorch: the only `unsafe` code and the only C++ of sparc.
+//! What tch lacks, on the same LibTorch, and a processor's instruction that pulp lacks: the only `unsafe` code and the
+//! only C++ of sparc.
 //!
-//! Every function checks its arguments, catches C++ exceptions at the border and returns a typed
+//! Every function that calls LibTorch checks its arguments, catches C++ exceptions at the border and returns a typed
 //! [`Error`].
 
 mod autograd;
@@ -9,6 +10,8 @@ mod filled;
 mod max_similarity;
 mod optimizer;
 mod sparc_local;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 pub use autograd::{custom_gradient, vjp};
 pub use bridge::Error;
@@ -16,3 +19,5 @@ pub use filled::filled;
 pub use max_similarity::MaxSimilarity;
 pub use optimizer::{AdamwStep, fused_adamw, scale_in_place, total_norm};
 pub use sparc_local::{SparcLocal, SparcLocalTokens, SparcLocalWeights};
+#[cfg(target_arch = "x86_64")]
+pub use vnni::Vnni;

@@ -28,7 +28,7 @@ impl Vnni {
     /// Runs `f`, compiled for these instructions as far as it is inlined.
     #[inline(always)]
     pub fn vectorize<F: NullaryFnOnce>(self, f: F) -> F::Output {
-        #[target_feature(enable = "avx2,bmi1,bmi2,f16c,fma,lzcnt,movbe,popcnt,avx512vl,avx512vnni")]
+        #[target_feature(enable = "avx2,bmi1,bmi2,fma,lzcnt,popcnt,avx512vl,avx512vnni")]
         fn compiled<F: NullaryFnOnce>(f: F) -> F::Output {
             f.call()
         }
@@ -36,7 +36,7 @@ impl Vnni {
         unsafe { compiled(f) }
     }
 
-    /// Adds to each of eight sums the products of four bytes without a sign and four with one.
+    /// Adds to each of eight sums the products of four bytes without a sign and four with one. Sums wrap around.
     #[inline(always)]
     pub fn add_products(self, sums: __m256i, bytes: __m256i, signed: __m256i) -> __m256i {
         // SAFETY: `self` was made where the processor has the instruction.
@@ -50,6 +50,7 @@ mod tests {
 
     struct Products {
         vnni: Vnni,
+        sums: [i32; 8],
         bytes: [u8; 32],
         signed: [i8; 32],
     }
@@ -59,21 +60,23 @@ mod tests {
 
         #[inline(always)]
         fn call(self) -> [i32; 8] {
-            let Products { vnni, bytes, signed } = self;
-            pulp::cast(vnni.add_products(pulp::cast([7i32; 8]), pulp::cast(bytes), pulp::cast(signed)))
+            let Products { vnni, sums, bytes, signed } = self;
+            pulp::cast(vnni.add_products(pulp::cast(sums), pulp::cast(bytes), pulp::cast(signed)))
         }
     }
 
     /// Where the processor has it.
     #[test]
-    fn products_are_whole_and_do_not_saturate() {
+    fn products_are_whole_and_sums_wrap_around() {
         let Some(vnni) = Vnni::try_new() else { return };
         let bytes: [u8; 32] = std::array::from_fn(|i| 255 - (i as u8 % 7) * 40);
         let signed: [i8; 32] = std::array::from_fn(|i| if i < 8 { i8::MIN } else { (i as i8 - 16) * 7 });
+        let sums = [7, i32::MIN, 7, 7, 7, 7, 7, i32::MAX];
         let expected: [i32; 8] = std::array::from_fn(|sum| {
-            7 + (4 * sum..4 * sum + 4).map(|i| i32::from(bytes[i]) * i32::from(signed[i])).sum::<i32>()
+            let products = (4 * sum..4 * sum + 4).map(|i| i32::from(bytes[i]) * i32::from(signed[i]));
+            products.fold(sums[sum], i32::wrapping_add)
         });
-        assert!(expected[0] < i32::from(i16::MIN));
-        assert_eq!(vnni.vectorize(Products { vnni, bytes, signed }), expected);
+        assert!(expected[0] < i32::from(i16::MIN) && expected[1] > 0 && expected[7] < 0);
+        assert_eq!(vnni.vectorize(Products { vnni, sums, bytes, signed }), expected);
     }
 }

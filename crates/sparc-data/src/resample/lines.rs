@@ -122,12 +122,13 @@ mod tests {
             let lines: Vec<u8> = (0..n_old * length).map(|i| (i as u8).wrapping_mul(173).wrapping_add(seed)).collect();
             let mut plain = vec![0; new as usize * length];
             weigh_plainly(&lines, length, &rows, &mut plain);
-            let mut weighed = plain.iter().map(|byte| !byte).collect::<Vec<u8>>();
+            let unwritten: Vec<u8> = plain.iter().map(|byte| !byte).collect();
+            let mut weighed = unwritten.clone();
             weigh_lines(&lines, length, &rows, &mut weighed);
             prop_assert_eq!(&weighed, &plain);
             #[cfg(target_arch = "x86_64")]
             if let (Some(products), true) = (pulp::x86::V3::try_new(), length >= wide::LANES) {
-                weighed.fill(0);
+                weighed = unwritten;
                 wide::weigh_lines(products, &lines, length, &rows, &mut weighed);
                 prop_assert_eq!(&weighed, &plain);
             }

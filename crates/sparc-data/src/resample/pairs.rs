@@ -33,8 +33,8 @@ mod avx2 {
     use pulp::NullaryFnOnce;
     use pulp::x86::V3;
 
-    use super::super::products::{Products, TURNED};
-    use super::super::stripes::{Group, STRIPE};
+    use super::super::products::Products;
+    use super::super::stripes::{Group, STRIPE, TURNED};
     use super::super::{CHANNELS, HALF, PRECISION_BITS};
     use super::PairWeights;
 

@@ -10,10 +10,7 @@ use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 
 use super::CHANNELS;
-use super::stripes::{Group, STRIPE};
-
-/// Pixels that are turned together.
-pub(super) const TURNED: usize = 4;
+use super::stripes::{Group, STRIPE, TURNED};
 
 /// Products of `N` bytes at a time. What looks at registers is inlined into what [`Products::vectorize`] runs: loops and
 /// not closures over arrays, for what is not inlined is compiled for the oldest processor.

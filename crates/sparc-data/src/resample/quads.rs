@@ -6,8 +6,8 @@ use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 use sparc_torch::Vnni;
 
-use super::products::{Products, TURNED};
-use super::stripes::{Group, STRIPE};
+use super::products::Products;
+use super::stripes::{Group, STRIPE, TURNED};
 use super::{CHANNELS, HALF, PRECISION_BITS};
 
 /// Parts of a weight.

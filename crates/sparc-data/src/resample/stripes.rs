@@ -10,8 +10,8 @@ use super::{CHANNELS, HALF, Weights, to_byte};
 
 /// Rows that are resized together.
 pub(super) const STRIPE: usize = 16;
-/// Old pixels are held in multiples of these.
-const STEP: usize = 4;
+/// Old pixels that are turned together.
+pub(super) const TURNED: usize = 4;
 
 /// One column of bytes.
 type Column = [u8; STRIPE];
@@ -76,7 +76,7 @@ impl<W: From<[i32; N]>, const N: usize> Grouped<W, N> {
             groups.extend((0..n_groups).map(|group| W::from(std::array::from_fn(|i| at(N * group + i)))));
         }
         starts.push((0, groups.len()));
-        let n_old = (weights.end() - first).next_multiple_of(STEP);
+        let n_old = (weights.end() - first).next_multiple_of(TURNED);
         Grouped {
             stride,
             left: left + first * CHANNELS,
@@ -137,14 +137,13 @@ mod wide {
 
     use pulp::x86::V3;
 
-    use super::super::products::{Products, TURNED};
-    use super::{CHANNELS, Column, Grouped, STEP, STRIPE};
+    use super::super::products::Products;
+    use super::{CHANNELS, Column, Grouped, STRIPE, TURNED};
 
     /// Bytes of a row that are looked at together, though the last ones are not of the pixels that are turned.
     const WINDOW: usize = 16;
     /// Bytes from one window to the next.
     const HOP: usize = TURNED * CHANNELS;
-    const _: () = assert!(STEP.is_multiple_of(TURNED));
 
     /// [`super::Stripes::resize`].
     pub(super) fn resize<P: Products<N>, const N: usize>(
@@ -186,7 +185,7 @@ mod wide {
         rows: &[u8],
         n_rows: usize,
     ) {
-        // All rows have as many bytes as the last, which has none after it.
+        // Of each row as many bytes as there are from the last one's first on. Beyond a row's end they weigh nothing.
         let last = (n_rows - 1) * stripes.stride;
         let length = (rows.len() - last).min(stripes.old.len() * N * CHANNELS + WINDOW - HOP);
         let mut own: [&[u8]; STRIPE] = [rows; STRIPE];
@@ -307,10 +306,14 @@ mod tests {
             let rows: Vec<u8> =
                 (0..n_rows * stride + behind).map(|i| (i as u8).wrapping_mul(197).wrapping_add(seed)).collect();
             let mut plain = vec![0; n_rows * new as usize * CHANNELS];
-            let mut pairs = Grouped::<PairWeights, 2>::new(&weights, stride, beside.0 * CHANNELS);
-            pairs.resize_plainly(&rows, n_rows, &mut plain);
-            for mut stripes in [Stripes::Pairs(pairs), Stripes::new(&weights, stride, beside.0 * CHANNELS)] {
-                let mut wide: Vec<u8> = plain.iter().map(|byte| !byte).collect();
+            let left = beside.0 * CHANNELS;
+            let pairs = || Grouped::<PairWeights, 2>::new(&weights, stride, left);
+            pairs().resize_plainly(&rows, n_rows, &mut plain);
+            for mut stripes in [Stripes::Pairs(pairs()), Stripes::new(&weights, stride, left)] {
+                // Once with other bytes: of an earlier stripe nothing may be left.
+                let others: Vec<u8> = rows.iter().map(|byte| !byte).collect();
+                let mut wide = vec![0; plain.len()];
+                stripes.resize(&others, n_rows, &mut wide);
                 stripes.resize(&rows, n_rows, &mut wide);
                 prop_assert_eq!(&wide, &plain);
             }

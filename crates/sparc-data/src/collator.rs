@@ -10,7 +10,7 @@ use tch::Tensor;
 use crate::error::Error;
 use crate::loader::{LoadedBatch, LoaderConfig, lock};
 use crate::order::LoaderState;
-use crate::pixels::network_inputs;
+use crate::pixels::ImageStack;
 use crate::prepare::{CaptionChoice, PreparedSample, Tokenizers};
 use crate::regions::{PreparedRegion, collate_regions};
 use crate::skips::{Skip, SkipCounts};
@@ -53,18 +53,26 @@ pub(crate) struct Collator {
     stages: Arc<StageTimes>,
     tickets: Sender<()>,
     batches: Sender<Result<LoadedBatch, Error>>,
-    /// The batch under way. A place is empty where a sample of a shared batch was left out.
-    places: Vec<Option<PreparedSample>>,
-    /// Some samples of the batch before, to fill such places with.
+    under_way: UnderWay,
+    /// Some samples of the batch before, with their pixels, to fill empty places with.
     spares: Vec<PreparedSample>,
     /// Shared batches without a single usable sample, at a run's beginning, and the states after them.
-    unfilled: Vec<(Vec<Option<PreparedSample>>, LoaderState)>,
+    unfilled: Vec<(UnderWay, LoaderState)>,
     /// Samples seen.
     seen: u64,
     batches_of_epoch: u64,
     usable_of_epoch: u64,
     /// Data sets that have given a usable sample.
     usable_sets: BTreeSet<usize>,
+}
+
+/// A batch that is not complete.
+#[derive(Default)]
+struct UnderWay {
+    /// A place is empty where a sample of a shared batch was left out.
+    places: Vec<Option<PreparedSample>>,
+    /// None before the first.
+    images: Option<ImageStack>,
 }
 
 impl Collator {
@@ -90,7 +98,7 @@ impl Collator {
             stages,
             tickets,
             batches,
-            places: Vec::new(),
+            under_way: UnderWay::default(),
             spares: Vec::new(),
             unfilled: Vec::new(),
             seen: 0,
@@ -136,17 +144,18 @@ impl Collator {
                 self.usable_of_epoch += 1;
                 self.usable_sets.insert(set);
                 skips.iter().for_each(|skip| lock(&self.skips).record(skip));
-                self.places.push(Some(*sample));
-                if is_shared || self.places.len() < self.config.batch_size {
+                self.place(*sample);
+                if is_shared || self.under_way.places.len() < self.config.batch_size {
                     return Ok(Vec::new());
                 }
-                let samples: Vec<PreparedSample> = self.places.drain(..).flatten().collect();
-                Ok(vec![LoadedBatch { batch: self.collate(&samples), state }])
+                let UnderWay { places, images } = std::mem::take(&mut self.under_way);
+                let samples: Vec<PreparedSample> = places.into_iter().flatten().collect();
+                Ok(vec![LoadedBatch { batch: self.collate(&samples, images), state }])
             }
             Outcome::Skipped(skip, parts) => {
                 parts.iter().for_each(|part| lock(&self.skips).record(part));
                 if is_shared {
-                    self.places.push(None);
+                    self.under_way.places.push(None);
                 }
                 self.skip(&skip).map(|()| Vec::new())
             }
@@ -155,6 +164,19 @@ impl Collator {
             Outcome::EpochEnds { set, whole } => self.end_epoch(set, whole).map(|()| Vec::new()),
             Outcome::Fail(error) => Err(error),
         }
+    }
+
+    /// Puts a sample into the next place.
+    fn place(&mut self, mut sample: PreparedSample) {
+        let UnderWay { places, images } = &mut self.under_way;
+        self.stages.time(Stage::Collate, || {
+            images.get_or_insert_with(|| empty_images(&self.config)).put(places.len(), &sample.pixels);
+        });
+        // The first ones of a shared batch may be needed once more.
+        if self.config.share.of == 1 || places.iter().flatten().take(Self::SPARES).count() == Self::SPARES {
+            sample.pixels = Vec::new();
+        }
+        places.push(Some(sample));
     }
 
     fn skip(&mut self, skip: &Skip) -> Result<(), Error> {
@@ -171,25 +193,26 @@ impl Collator {
     /// Fills the empty places of a shared batch with samples of the batch before that are not in it; in a
     /// run's first batch with its own. Where that has none at all, it waits for a later one.
     fn end_shared_batch(&mut self, state: LoaderState) -> Result<Vec<LoadedBatch>, Error> {
-        self.unfilled.push((std::mem::take(&mut self.places), state));
+        self.unfilled.push((std::mem::take(&mut self.under_way), state));
         if self.spares.is_empty() {
-            let own = self.unfilled.iter().flat_map(|(places, _)| places.iter().flatten());
+            let own = self.unfilled.iter().flat_map(|(batch, _)| batch.places.iter().flatten());
             self.spares = own.take(Self::SPARES).cloned().collect();
         }
         if self.spares.is_empty() {
             return if self.unfilled.len() > Self::UNFILLED { Err(self.too_few(0)) } else { Ok(Vec::new()) };
         }
         let mut completed = Vec::new();
-        for (mut places, state) in std::mem::take(&mut self.unfilled) {
+        for (UnderWay { mut places, mut images }, state) in std::mem::take(&mut self.unfilled) {
             for place in 0..places.len() {
                 let present = |key: &str| places.iter().flatten().any(|sample| sample.key == key);
                 if places[place].is_none() {
-                    let spare = self.spares.iter().find(|spare| !present(&spare.key)).or(self.spares.first());
-                    places[place] = spare.cloned();
+                    let spare = self.spares.iter().find(|spare| !present(&spare.key)).unwrap_or(&self.spares[0]);
+                    images.get_or_insert_with(|| empty_images(&self.config)).put(place, &spare.pixels);
+                    places[place] = Some(spare.clone());
                 }
             }
             let mut samples: Vec<PreparedSample> = places.into_iter().flatten().collect();
-            completed.push(LoadedBatch { batch: self.collate(&samples), state });
+            completed.push(LoadedBatch { batch: self.collate(&samples, images), state });
             samples.truncate(Self::SPARES);
             self.spares = samples;
         }
@@ -207,7 +230,7 @@ impl Collator {
         let is_shared = self.config.share.of > 1;
         let part = (self.config.batch_size / self.config.share.of) as u64;
         if self.config.drops_last_batch() {
-            self.places.clear();
+            self.under_way.places.clear();
         }
         // Filled up, a batch of more samples than there are would hold one twice.
         if whole && (if is_shared || self.config.drops_last_batch() { batches == 0 } else { usable < part }) {
@@ -221,12 +244,13 @@ impl Collator {
         Error::TooFewSamples { usable, batch_size, skips: lock(&self.skips).clone() }
     }
 
-    fn collate(&mut self, samples: &[PreparedSample]) -> Batch {
+    /// `images` are those of the samples, of which there is at least one.
+    fn collate(&mut self, samples: &[PreparedSample], images: Option<ImageStack>) -> Batch {
         self.batches_of_epoch += 1;
-        self.stages.time(Stage::Collate, || self.stack(samples))
+        self.stages.time(Stage::Collate, || self.stack(samples, images.expect("images of the samples")))
     }
 
-    fn stack(&self, samples: &[PreparedSample]) -> Batch {
+    fn stack(&self, samples: &[PreparedSample], images: ImageStack) -> Batch {
         let preparation = &self.config.preparation;
         let regions = preparation.regions.map(|settings| {
             let regions: Vec<&[PreparedRegion]> = samples.iter().map(|sample| &sample.regions[..]).collect();
@@ -242,7 +266,7 @@ impl Collator {
             collate_targets(spec, &targets, text.ids_bl.size()[1] as usize)
         });
         Batch {
-            images_bchw: network_inputs(samples.iter().map(|sample| &sample.pixels[..]), preparation.image_size),
+            images_bchw: images.finish(),
             text,
             captions,
             regions,
@@ -259,4 +283,9 @@ impl Collator {
             .unzip();
         CaptionBatch { text: self.tokenizers.captions.pad(&texts), image_of_caption_n: Tensor::from_slice(&images) }
     }
+}
+
+/// As many images as this share of a batch has, yet to be written.
+fn empty_images(config: &LoaderConfig) -> ImageStack {
+    ImageStack::new(config.batch_size / config.share.of, config.preparation.image_size)
 }

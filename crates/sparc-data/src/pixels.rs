@@ -1,6 +1,7 @@
 //! RGB pixels to network inputs.
 
 use pulp::{Simd, WithSimd};
+use sparc_torch::Filling;
 use tch::Tensor;
 
 /// CLIP's channel means (Radford et al. 2021, reference code), of pixels in `[0, 1]`.
@@ -26,14 +27,30 @@ pub fn normalize(pixels: &[u8]) -> Vec<f32> {
     channels
 }
 
-/// RGB bytes of `side`×`side` pixels each to normalised images `[B, 3, H, W]`, written in place.
-pub(crate) fn network_inputs<'a>(images: impl ExactSizeIterator<Item = &'a [u8]>, side: u32) -> Tensor {
-    let (b, side) = (images.len() as i64, i64::from(side));
-    sparc_torch::filled(&[b, 3, side, side], |values| {
-        let rows = values.chunks_exact_mut((3 * side * side) as usize);
-        images.zip(rows).for_each(|(pixels, channels)| normalize_into(pixels, channels));
-    })
-    .expect("memory for a batch of images")
+/// Normalised images `[B, 3, H, W]` of a batch under way. Each is written when it comes: its pixels are in a processor's
+/// cache then, and their memory is free for the next.
+pub(crate) struct ImageStack {
+    values: Filling,
+    image_len: usize,
+}
+
+impl ImageStack {
+    /// Of `n_images` of `side`×`side` pixels.
+    pub(crate) fn new(n_images: usize, side: u32) -> ImageStack {
+        let (b, side) = (n_images as i64, i64::from(side));
+        let values = Filling::new(&[b, 3, side, side]).expect("memory for a batch of images");
+        ImageStack { values, image_len: (3 * side * side) as usize }
+    }
+
+    /// Writes the RGB bytes of one.
+    pub(crate) fn put(&mut self, place: usize, pixels: &[u8]) {
+        normalize_into(pixels, &mut self.values.values()[place * self.image_len..][..self.image_len]);
+    }
+
+    /// The images, once all are written.
+    pub(crate) fn finish(self) -> Tensor {
+        self.values.finish()
+    }
 }
 
 fn normalize_into(pixels: &[u8], channels: &mut [f32]) {

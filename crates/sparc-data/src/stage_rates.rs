@@ -13,7 +13,7 @@ use crate::decode::Reduction;
 use crate::error::Error;
 use crate::loader::{Loader, LoaderConfig};
 use crate::order::LoaderState;
-use crate::pixels::network_inputs;
+use crate::pixels::ImageStack;
 use crate::prepare::{Preparation, open_image, read_captions, read_record};
 use crate::shards::{RawSample, ShardSamples, TRAINING_MEMBERS};
 use crate::skips::{SkipCounts, SkipReason};
@@ -282,8 +282,9 @@ fn collate_seconds(config: &LoaderConfig, tokenizer: &TextTokenizer, effort: Eff
     let texts = vec![text; config.batch_size];
     let (mut batches, started) = (0, Instant::now());
     while batches == 0 || started.elapsed() < effort.time {
-        let images_bchw = network_inputs(texts.iter().map(|_| &pixels[..]), side);
-        drop(std::hint::black_box((images_bchw, tokenizer.pad(&texts))));
+        let mut images = ImageStack::new(texts.len(), side);
+        (0..texts.len()).for_each(|place| images.put(place, &pixels));
+        drop(std::hint::black_box((images.finish(), tokenizer.pad(&texts))));
         batches += 1;
     }
     started.elapsed().as_secs_f64() / (batches * config.batch_size) as f64

@@ -6,7 +6,7 @@
 
 mod autograd;
 mod bridge;
-mod filled;
+mod filling;
 mod max_similarity;
 mod optimizer;
 mod sparc_local;
@@ -15,7 +15,7 @@ mod vnni;
 
 pub use autograd::{custom_gradient, vjp};
 pub use bridge::Error;
-pub use filled::filled;
+pub use filling::Filling;
 pub use max_similarity::MaxSimilarity;
 pub use optimizer::{AdamwStep, fused_adamw, scale_in_place, total_norm};
 pub use sparc_local::{SparcLocal, SparcLocalTokens, SparcLocalWeights};

@@ -11,6 +11,8 @@ use image::metadata::Orientation;
 use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
+use crate::resample::STRIPE;
+
 /// Scans of one picture. Encoders write about ten; each costs a pass over all pixels, so that a small
 /// file with thousands keeps a thread busy for hours.
 const MAX_SCANS: usize = 100;
@@ -85,18 +87,17 @@ impl<'a> Jpeg<'a> {
         })
     }
 
-    /// Hands the stored picture on, some rows of RGB bytes at a time with the number of the first: few enough to lie in
-    /// a processor's cache.
+    /// Hands the stored picture on, a stripe of rows of RGB bytes at a time with the number of the first: few enough to lie
+    /// in a processor's cache.
     pub(crate) fn decode_rows(self, reduction: Reduction, mut take: impl FnMut(usize, &[u8])) -> Result<(), String> {
-        const ROWS: usize = 16;
         self.check_scans()?;
         // The library alone is caught: what `take` does wrong is no fault of the file.
         let (mut started, four_inks) = caught(|| self.start(reduction))?;
         let (width, height) = (started.width(), started.height());
         let stride = width * if four_inks { 4 } else { 3 };
-        let mut rows = vec![0; ROWS.min(height) * stride];
-        for y in (0..height).step_by(ROWS) {
-            let rows = &mut rows[..ROWS.min(height - y) * stride];
+        let mut rows = vec![0; STRIPE.min(height) * stride];
+        for y in (0..height).step_by(STRIPE) {
+            let rows = &mut rows[..STRIPE.min(height - y) * stride];
             caught(|| started.read_scanlines_into::<u8>(rows).map(|_| ()))?;
             if four_inks { take(y, &inverted_cmyk_to_rgb(rows)) } else { take(y, rows) }
         }

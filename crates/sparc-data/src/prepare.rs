@@ -181,14 +181,20 @@ pub fn prepare(
 
 /// The same number for the same bytes, wherever and whenever they are read.
 fn hash_of(bytes: &[u8]) -> i64 {
-    // Eight bytes at a time, as rustc's hasher mixes them: images are long.
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
+    // Images are long: eight bytes at a time, as rustc's hasher mixes them, and four such hashes side by side, for each
+    // step waits for the one before.
+    const SIDE_BY_SIDE: usize = 4;
+    let (blocks, rest) = bytes.as_chunks::<{ 8 * SIDE_BY_SIDE }>();
+    let mut last = [0; 8 * SIDE_BY_SIDE];
     last[..rest.len()].copy_from_slice(rest);
-    let mixed = words.iter().chain((!rest.is_empty()).then_some(&last)).fold(bytes.len() as u64, |hash, word| {
-        (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95)
-    });
-    seed::derive(mixed, &[b"image"]).cast_signed()
+    let mut hashes = [bytes.len() as u64; SIDE_BY_SIDE];
+    for block in blocks.iter().chain((!rest.is_empty()).then_some(&last)) {
+        for (hash, word) in hashes.iter_mut().zip(block.as_chunks().0) {
+            *hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
+    let [first, second, third, fourth] = hashes.map(u64::to_le_bytes);
+    seed::derive(0, &[b"image", &first, &second, &third, &fourth]).cast_signed()
 }
 
 /// The `.json` member, or an empty record if there is none.
@@ -257,4 +263,30 @@ fn unusable_image(sample: &RawSample, extension: &str, error: &ImageError) -> Sk
         ImageError::Empty | ImageError::NotLabels(_) | ImageError::Broken(_) => SkipReason::ImageDecode,
     };
     sample.skip(reason, format!("the .{extension} member: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn other_bytes_have_another_hash() {
+        for length in [0, 1, 7, 8, 31, 32, 33, 64, 100] {
+            let bytes: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let mut hashes = BTreeSet::from([hash_of(&bytes), hash_of(&[&bytes[..], &[0]].concat())]);
+            for place in 0..length {
+                let mut other = bytes.clone();
+                other[place] ^= 0x10;
+                hashes.insert(hash_of(&other));
+            }
+            assert_eq!(hashes.len(), length + 2);
+            assert_eq!(hash_of(&bytes.clone()), hash_of(&bytes));
+        }
+        // Blocks that change places.
+        let (first, second) = ([1u8; 32], [2u8; 32]);
+        assert_ne!(hash_of(&[first, second].concat()), hash_of(&[second, first].concat()));
+        assert_ne!(hash_of(&[[1u8; 8], [2; 8]].concat()), hash_of(&[[2u8; 8], [1; 8]].concat()));
+    }
 }

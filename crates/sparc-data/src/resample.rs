@@ -5,19 +5,21 @@
 //! when the image becomes smaller. Every Pillow up to 12.3 does so; 13.0 takes columns first where that
 //! is less work, which gives other roundings, and which is not followed here.
 
-use image::RgbImage;
-use pulp::{Simd, WithSimd};
+use std::ops::Range;
 
+use image::RgbImage;
+
+mod grouped;
 mod lines;
 mod pairs;
+mod passes;
 #[cfg(target_arch = "x86_64")]
 mod products;
 #[cfg(target_arch = "x86_64")]
 mod quads;
 mod stripes;
 
-use lines::weigh_lines;
-use stripes::{STRIPE, Stripes};
+use passes::Passes;
 
 /// A rectangle of whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ impl Resampling {
 }
 
 const CHANNELS: usize = 3;
+/// Rows that are resized together.
+pub(crate) const STRIPE: usize = grouped::LANES;
 /// Fractional bits of a weight: 32 bits less 8 of a pixel and 2 of head room (Pillow's number).
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
@@ -78,21 +82,9 @@ pub fn resample(image: &RgbImage, resampling: &Resampling) -> Vec<u8> {
 pub struct Resizer {
     /// Bytes of a row of the picture.
     stride: usize,
-    /// The row that rows are counted from.
-    top: usize,
-    columns: Columns,
-    rows: Weights,
-    /// Bytes of a resized row.
-    line: usize,
-    /// Resized rows, those that the second pass looks at.
-    narrowed: Vec<u8>,
-}
-
-/// What becomes of rows.
-enum Columns {
-    /// A part is taken, from this byte on.
-    Same(usize),
-    Resized(Stripes),
+    /// The rows of the picture that are looked at.
+    needed: Range<usize>,
+    passes: Passes,
 }
 
 impl Resizer {
@@ -117,51 +109,30 @@ impl Resizer {
             resampling.part
         );
         assert!(window.width > 0 && window.height > 0 && left < right && top < bottom, "nothing to do: {resampling:?}");
-        let columns = Weights::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
-        let rows = Weights::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
-        let line = window.width as usize * CHANNELS;
-        let (stride, left) = (width as usize * CHANNELS, within.left as usize * CHANNELS);
-        Resizer {
-            stride,
-            top: within.top as usize,
-            columns: match columns.is_identity {
-                true => Columns::Same(left + columns.first() * CHANNELS),
-                false => Columns::Resized(Stripes::new(&columns, stride, left)),
-            },
-            line,
-            narrowed: vec![0; (rows.end() - rows.first()) * line],
-            rows,
-        }
+        let columns = Direction::new(within.width, (left, right), scaled.0, window.left..window.left + window.width);
+        let rows = Direction::new(within.height, (top, bottom), scaled.1, window.top..window.top + window.height);
+        let (stride, left, top) = (width as usize * CHANNELS, within.left as usize * CHANNELS, within.top as usize);
+        let needed = top + rows.first()..top + rows.end();
+        Resizer { stride, passes: Passes::new(&columns, (stride, left), &rows, needed.start % STRIPE), needed }
     }
 
-    /// Takes whole rows of the picture, of which the first is row `y`.
+    /// Takes the picture's next rows, whole ones, of which the first is row `y`. Rows that nobody needs may be left out.
+    ///
+    /// # Panics
+    ///
+    /// A row `y` that is not a multiple of 16, or comes before one that was taken.
     pub fn take(&mut self, y: usize, rows: &[u8]) {
-        let needed = self.top + self.rows.first()..self.top + self.rows.end();
-        let end = needed.end.min(y + rows.len() / self.stride);
-        for row in (y.max(needed.start)..end).step_by(STRIPE) {
-            let n_rows = STRIPE.min(end - row);
-            let from = &rows[(row - y) * self.stride..];
-            let into = &mut self.narrowed[(row - needed.start) * self.line..][..n_rows * self.line];
-            match &mut self.columns {
-                Columns::Same(start) => {
-                    for (from, into) in from.chunks_exact(self.stride).zip(into.chunks_exact_mut(self.line)) {
-                        into.copy_from_slice(&from[*start..*start + self.line]);
-                    }
-                }
-                Columns::Resized(stripes) => stripes.resize(from, n_rows, into),
-            }
+        assert!(y.is_multiple_of(STRIPE), "rows come in stripes of {STRIPE}, not from {y} on");
+        let first = self.needed.start / STRIPE * STRIPE;
+        let end = self.needed.end.min(y + rows.len() / self.stride);
+        for row in (y.max(first)..end).step_by(STRIPE) {
+            self.passes.take((row - first) / STRIPE, &rows[(row - y) * self.stride..], STRIPE.min(end - row));
         }
     }
 
     /// RGB bytes of the window. Rows that never came are black.
     pub fn finish(self) -> Vec<u8> {
-        let Resizer { rows, line, narrowed, .. } = self;
-        if rows.is_identity {
-            return narrowed;
-        }
-        let mut resized = vec![0; (rows.starts.len() - 1) * line];
-        weigh_lines(&narrowed, line, &rows, &mut resized);
-        resized
+        self.passes.finish()
     }
 }
 
@@ -170,111 +141,51 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// For each new pixel along one direction: which old ones it is made of, and their weights.
-struct Weights {
-    /// First old pixel, and where the weights begin in `values`; one entry more than pixels.
-    starts: Vec<(usize, usize)>,
-    values: Vec<i32>,
-    /// Every new pixel is an old one.
-    is_identity: bool,
+/// One direction of resizing. The arithmetic here and in [`grouped`] is `precompute_coeffs` and `normalize_coeffs_8bpc` of
+/// Pillow, in its order and precision.
+struct Direction {
+    old: u64,
+    low: f64,
+    scale: f64,
+    /// Of the filter, in old pixels.
+    support: f64,
+    /// New pixels.
+    wanted: Range<u64>,
 }
 
-impl Weights {
-    /// Spreads `low..high` of `old` pixels over `new` pixels, for those in `wanted`. The arithmetic is
-    /// `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow, in its order and precision.
-    fn new(old: u64, (low, high): (f32, f32), new: u64, wanted: std::ops::Range<u64>) -> Weights {
+impl Direction {
+    /// Spreads `low..high` of `old` pixels over `new` pixels, for those in `wanted`.
+    fn new(old: u64, (low, high): (f32, f32), new: u64, wanted: Range<u64>) -> Direction {
         let scale = f64::from(high - low) / new as f64;
-        let filter_scale = scale.max(1.0);
-        let support = 2.0 * filter_scale;
-        let inverse = 1.0 / filter_scale;
-        let n_wanted = (wanted.end - wanted.start) as usize;
-        let mut starts = Vec::with_capacity(n_wanted + 1);
-        let mut places = Vec::with_capacity(n_wanted * (2.0 * support + 1.0) as usize);
-        for x in wanted {
-            let center = f64::from(low) + (x as f64 + 0.5) * scale;
-            let start = ((center - support + 0.5) as i64).max(0);
-            let end = ((center + support + 0.5) as i64).min(old as i64);
-            starts.push((start as usize, places.len()));
-            places.extend((start..end).map(|old| (old as f64 - center + 0.5) * inverse));
-        }
-        starts.push((0, places.len()));
-        let values = pulp::Arch::new().dispatch(FixedPoint { starts: &starts, places });
-        Weights { starts, values, is_identity: low == 0.0 && f64::from(high) == old as f64 && old == new }
+        Direction { old, low: f64::from(low), scale, support: 2.0 * scale.max(1.0), wanted }
     }
 
-    fn of(&self, index: usize) -> (usize, &[i32]) {
-        let (start, from) = self.starts[index];
-        (start, &self.values[from..self.starts[index + 1].1])
+    /// New pixels.
+    fn len(&self) -> usize {
+        (self.wanted.end - self.wanted.start) as usize
     }
 
-    /// The first old pixel that is looked at. Identity looks at one each, not at its weightless
-    /// neighbours.
+    /// Where the middle of a new pixel lies among the old ones.
+    fn center(&self, new: u64) -> f64 {
+        self.low + (new as f64 + 0.5) * self.scale
+    }
+
+    /// The old pixels that a new one is made of.
+    fn looked_at(&self, new: u64) -> Range<usize> {
+        let center = self.center(new);
+        let start = ((center - self.support + 0.5) as i64).max(0);
+        let end = ((center + self.support + 0.5) as i64).min(self.old as i64);
+        start as usize..end as usize
+    }
+
+    /// The first old pixel that is looked at.
     fn first(&self) -> usize {
-        if self.is_identity { self.at(0) } else { self.starts[0].0 }
+        self.looked_at(self.wanted.start).start
     }
 
     /// One past the last old pixel that is looked at.
     fn end(&self) -> usize {
-        let last = self.starts.len() - 2;
-        if self.is_identity {
-            return self.at(last) + 1;
-        }
-        let (start, weights) = self.of(last);
-        start + weights.len()
-    }
-
-    /// The one old pixel of an identity.
-    fn at(&self, index: usize) -> usize {
-        let (start, weights) = self.of(index);
-        start + weights.iter().position(|&weight| weight != 0).unwrap_or(0)
-    }
-}
-
-/// From places in the filter to weights that add up to one for each new pixel.
-struct FixedPoint<'a> {
-    starts: &'a [(usize, usize)],
-    places: Vec<f64>,
-}
-
-// Not a closure, which would be compiled for the oldest processor.
-impl WithSimd for FixedPoint<'_> {
-    type Output = Vec<i32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<i32> {
-        let FixedPoint { starts, places: mut weights } = self;
-        for weight in &mut weights {
-            *weight = cubic(*weight);
-        }
-        for ends in starts.windows(2) {
-            let of_pixel = &mut weights[ends[0].1..ends[1].1];
-            // Added up in Pillow's order: the last bit of a sum depends on it.
-            let total: f64 = of_pixel.iter().fold(0.0, |sum, weight| sum + weight);
-            if total != 0.0 {
-                of_pixel.iter_mut().for_each(|weight| *weight /= total);
-            }
-        }
-        let fixed = weights.iter().map(|&weight| {
-            let fixed = weight * f64::from(1 << PRECISION_BITS);
-            (if weight < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
-        });
-        fixed.collect()
-    }
-}
-
-/// Keys' cubic convolution kernel with a = −0.5 (Keys 1981), as Pillow writes it.
-#[inline(always)]
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
-    let far = (((x - 5.0) * x + 8.0) * x - 4.0) * A;
-    if x < 1.0 {
-        near
-    } else if x < 2.0 {
-        far
-    } else {
-        0.0
+        self.looked_at(self.wanted.end - 1).end
     }
 }
 
@@ -352,6 +263,19 @@ pub(crate) mod tests {
                 resample(&image, &Resampling::whole(within, new)),
                 resample(&cut, &Resampling::whole(all_of(&cut), new))
             );
+        }
+
+        /// Rows that come a stripe at a time give what they give all at once.
+        #[test]
+        fn stripes_make_the_picture(top in 0u64..40, height in 1u64..60, new in (1u64..30, 1u64..30)) {
+            let image = formula(20, (top + height) as u32 + 3);
+            let within = PixelRect { left: 2, top, width: 15, height };
+            let resampling = Resampling::whole(within, new);
+            let mut resizer = Resizer::new(image.dimensions(), &resampling);
+            for (stripe, rows) in image.as_raw().chunks(STRIPE * 20 * CHANNELS).enumerate() {
+                resizer.take(stripe * STRIPE, rows);
+            }
+            prop_assert_eq!(resizer.finish(), resample(&image, &resampling));
         }
 
         /// A window is a part of the whole picture.

@@ -1,136 +1,80 @@
-//! The second pass of resizing: lines of bytes from as many lines each as there are weights.
+//! The second pass of resizing: a row of bytes from as many narrowed ones as there are weights.
 
-use super::{HALF, Weights, to_byte};
+use std::ops::Range;
 
-/// New lines of `length` bytes from old ones as long, of which the first is the first that `rows` looks at.
-pub(super) fn weigh_lines(old: &[u8], length: usize, rows: &Weights, new: &mut [u8]) {
-    #[cfg(target_arch = "x86_64")]
-    if length >= wide::LANES {
-        if let Some(products) = sparc_torch::Vnni::try_new() {
-            return wide::weigh_lines(products, old, length, rows, new);
-        }
-        if let Some(products) = pulp::x86::V3::try_new() {
-            return wide::weigh_lines(products, old, length, rows, new);
-        }
-    }
-    weigh_plainly(old, length, rows, new);
-}
+use super::grouped::GroupedWeights;
+use super::pairs::PairWeights;
+use super::passes::Narrowed;
+use super::{HALF, to_byte};
 
-fn weigh_plainly(old: &[u8], length: usize, rows: &Weights, new: &mut [u8]) {
+/// [`super::passes::Kernels::weigh`].
+pub(super) fn weigh_plainly(
+    weights: &GroupedWeights<PairWeights>,
+    which: Range<usize>,
+    narrowed: &Narrowed<2>,
+    length: usize,
+    into: &mut Vec<u8>,
+) {
     let mut sums = vec![HALF; length];
-    for (index, new) in new.chunks_exact_mut(length).enumerate() {
-        let (start, weights) = rows.of(index);
+    for index in which {
+        let (start, weights) = weights.of(index);
         sums.fill(HALF);
-        for (line, weight) in old[(start - rows.first()) * length..].chunks_exact(length).zip(weights) {
-            for (sum, &byte) in sums.iter_mut().zip(line) {
-                *sum += i32::from(byte) * weight;
+        for (groups, weights) in narrowed.from(start).zip(weights) {
+            let [first, second] = weights.whole();
+            for (sum, pair) in sums.iter_mut().zip(groups.iter().flat_map(|group| group.0)) {
+                *sum += i32::from(pair[0]) * first + i32::from(pair[1]) * second;
             }
         }
-        for (byte, &sum) in new.iter_mut().zip(&sums) {
-            *byte = to_byte(sum);
-        }
+        into.extend(sums.iter().map(|&sum| to_byte(sum)));
     }
 }
 
 /// The same with products of several bytes.
 #[cfg(target_arch = "x86_64")]
-mod wide {
-    use std::arch::x86_64::__m256i;
+pub(super) mod wide {
+    use std::ops::Range;
 
+    use super::super::grouped::{Group, GroupedWeights, LANES};
+    use super::super::passes::Narrowed;
     use super::super::products::Products;
-    use super::Weights;
 
-    /// Bytes of a line that are weighed at once.
-    pub(super) const LANES: usize = 32;
-
-    /// Lines have `LANES` bytes, at least.
-    pub(super) fn weigh_lines<P: Products<N>, const N: usize>(
-        products: P,
-        old: &[u8],
-        length: usize,
-        rows: &Weights,
-        new: &mut [u8],
-    ) {
-        products.vectorize(WeighLines { products, old, length, rows, new });
+    pub(in super::super) struct Weigh<'a, P: Products<N>, const N: usize> {
+        pub(in super::super) products: P,
+        pub(in super::super) weights: &'a GroupedWeights<P::Weights>,
+        pub(in super::super) which: Range<usize>,
+        pub(in super::super) narrowed: &'a Narrowed<N>,
+        pub(in super::super) length: usize,
+        pub(in super::super) into: &'a mut Vec<u8>,
     }
 
-    struct WeighLines<'a, P, const N: usize> {
-        products: P,
-        old: &'a [u8],
-        length: usize,
-        rows: &'a Weights,
-        new: &'a mut [u8],
-    }
-
-    impl<P: Products<N>, const N: usize> pulp::NullaryFnOnce for WeighLines<'_, P, N> {
+    impl<P: Products<N>, const N: usize> pulp::NullaryFnOnce for Weigh<'_, P, N> {
         type Output = ();
 
         #[inline(always)]
         fn call(self) {
-            let WeighLines { products, old, length, rows, new } = self;
+            let Weigh { products, weights, which, narrowed, length, into } = self;
             let avx2 = products.simd().avx2;
-            let mut groups: Vec<(P::Weights, [&[u8]; N])> = Vec::new();
-            for (index, new) in new.chunks_exact_mut(length).enumerate() {
-                let (start, weights) = rows.of(index);
-                let old = &old[(start - rows.first()) * length..];
-                groups.clear();
-                for (group, weights_of_group) in weights.chunks(N).enumerate() {
-                    let (mut own, mut lines) = ([0; N], [old; N]);
-                    own[..weights_of_group.len()].copy_from_slice(weights_of_group);
-                    for (i, line) in lines.iter_mut().enumerate() {
-                        // What there is no weight for weighs nothing.
-                        let at = (group * N + i).min(weights.len() - 1) * length;
-                        *line = &old[at..at + length];
-                    }
-                    groups.push((P::Weights::from(own), lines));
+            let mut row = vec![0; narrowed.width() * LANES];
+            let mut lines: Vec<(P::Weights, &[[Group<N>; 2]])> = Vec::new();
+            for index in which {
+                let (start, weights) = weights.of(index);
+                lines.clear();
+                for (groups, weights) in narrowed.from(start).zip(weights) {
+                    lines.push((*weights, groups.as_chunks().0));
                 }
-                // The last bytes are weighed together with some before them once more.
-                for start in (0..length - LANES).step_by(LANES).chain([length - LANES]) {
+                for (at, bytes) in row.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().enumerate() {
                     let mut sums = [products.half(); 2];
-                    for (weights, lines) in &groups {
-                        let mut registers: [__m256i; N] = [pulp::cast([0u8; LANES]); N];
-                        for (register, line) in registers.iter_mut().zip(lines) {
-                            *register = pulp::cast(*line[start..].first_chunk::<LANES>().expect("a whole line"));
-                        }
-                        let [first, second] = products.beside(registers);
+                    for (weights, groups) in &lines {
                         let weights = products.spread(weights);
-                        products.add(&mut sums[0], first, &weights);
-                        products.add(&mut sums[1], second, &weights);
+                        let [first, second] = &groups[at];
+                        products.add(&mut sums[0], products.load(first), &weights);
+                        products.add(&mut sums[1], products.load(second), &weights);
                     }
-                    let [low, high] = sums;
-                    let bytes: [u8; LANES] =
-                        pulp::cast(avx2._mm256_packus_epi16(products.words(low), products.words(high)));
-                    new[start..start + LANES].copy_from_slice(&bytes);
+                    let [first, second] = sums;
+                    let packed = avx2._mm256_packus_epi16(products.words(first), products.words(second));
+                    *bytes = pulp::cast(avx2._mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
                 }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Wide instructions, where there are any, and plain ones.
-        #[test]
-        fn lines_are_the_same_either_way(length in 1usize..200, old in 1u64..60, new in 1u64..60, seed in 0u8..250) {
-            let rows = Weights::new(old, (0.0, old as f32), new, 0..new);
-            let n_old = rows.end() - rows.first();
-            let lines: Vec<u8> = (0..n_old * length).map(|i| (i as u8).wrapping_mul(173).wrapping_add(seed)).collect();
-            let mut plain = vec![0; new as usize * length];
-            weigh_plainly(&lines, length, &rows, &mut plain);
-            let unwritten: Vec<u8> = plain.iter().map(|byte| !byte).collect();
-            let mut weighed = unwritten.clone();
-            weigh_lines(&lines, length, &rows, &mut weighed);
-            prop_assert_eq!(&weighed, &plain);
-            #[cfg(target_arch = "x86_64")]
-            if let (Some(products), true) = (pulp::x86::V3::try_new(), length >= wide::LANES) {
-                weighed = unwritten;
-                wide::weigh_lines(products, &lines, length, &rows, &mut weighed);
-                prop_assert_eq!(&weighed, &plain);
+                into.extend_from_slice(&row[..length]);
             }
         }
     }

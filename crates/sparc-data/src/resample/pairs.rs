@@ -33,8 +33,9 @@ mod avx2 {
     use pulp::NullaryFnOnce;
     use pulp::x86::V3;
 
+    use super::super::grouped::{Group, LANES};
     use super::super::products::Products;
-    use super::super::stripes::{Group, STRIPE, TURNED};
+    use super::super::stripes::TURNED;
     use super::super::{CHANNELS, HALF, PRECISION_BITS};
     use super::PairWeights;
 
@@ -72,34 +73,36 @@ mod avx2 {
         }
 
         #[inline(always)]
-        fn turn(self, rows: [__m256i; STRIPE / 2], groups: &mut [[Group<2>; CHANNELS]]) {
+        fn turn(self, lines: [__m256i; LANES / 2], groups: &mut [Group<2>]) {
             let avx2 = self.avx2;
-            let [first_pair, second_pair] = groups else { unreachable!("two pairs of {TURNED} pixels") };
-            // Words of two rows, then of four, then of eight.
-            let [a, b, c, d, e, f, g, h] = rows;
+            // Words of two lines, then of four, then of eight.
+            let [a, b, c, d, e, f, g, h] = lines;
             let (ab, cd) = (avx2._mm256_unpacklo_epi16(a, b), avx2._mm256_unpacklo_epi16(c, d));
             let (ef, gh) = (avx2._mm256_unpacklo_epi16(e, f), avx2._mm256_unpacklo_epi16(g, h));
             let (first, second) = (avx2._mm256_unpacklo_epi32(ab, cd), avx2._mm256_unpacklo_epi32(ef, gh));
-            first_pair[0].0 = pulp::cast(avx2._mm256_unpacklo_epi64(first, second));
-            first_pair[1].0 = pulp::cast(avx2._mm256_unpackhi_epi64(first, second));
-            let (first, second) = (avx2._mm256_unpackhi_epi32(ab, cd), avx2._mm256_unpackhi_epi32(ef, gh));
-            first_pair[2].0 = pulp::cast(avx2._mm256_unpacklo_epi64(first, second));
-            second_pair[0].0 = pulp::cast(avx2._mm256_unpackhi_epi64(first, second));
+            let (third, fourth) = (avx2._mm256_unpackhi_epi32(ab, cd), avx2._mm256_unpackhi_epi32(ef, gh));
             let (ab, cd) = (avx2._mm256_unpackhi_epi16(a, b), avx2._mm256_unpackhi_epi16(c, d));
             let (ef, gh) = (avx2._mm256_unpackhi_epi16(e, f), avx2._mm256_unpackhi_epi16(g, h));
-            let (first, second) = (avx2._mm256_unpacklo_epi32(ab, cd), avx2._mm256_unpacklo_epi32(ef, gh));
-            second_pair[1].0 = pulp::cast(avx2._mm256_unpacklo_epi64(first, second));
-            second_pair[2].0 = pulp::cast(avx2._mm256_unpackhi_epi64(first, second));
+            let (fifth, sixth) = (avx2._mm256_unpacklo_epi32(ab, cd), avx2._mm256_unpacklo_epi32(ef, gh));
+            let (seventh, eighth) = (avx2._mm256_unpackhi_epi32(ab, cd), avx2._mm256_unpackhi_epi32(ef, gh));
+            let turned = [
+                avx2._mm256_unpacklo_epi64(first, second),
+                avx2._mm256_unpackhi_epi64(first, second),
+                avx2._mm256_unpacklo_epi64(third, fourth),
+                avx2._mm256_unpackhi_epi64(third, fourth),
+                avx2._mm256_unpacklo_epi64(fifth, sixth),
+                avx2._mm256_unpackhi_epi64(fifth, sixth),
+                avx2._mm256_unpacklo_epi64(seventh, eighth),
+                avx2._mm256_unpackhi_epi64(seventh, eighth),
+            ];
+            for (group, register) in groups.iter_mut().zip(turned) {
+                group.0 = pulp::cast(register);
+            }
         }
 
         #[inline(always)]
         fn load(self, group: &Group<2>) -> __m256i {
             pulp::cast(group.0)
-        }
-
-        #[inline(always)]
-        fn beside(self, [first, second]: [__m256i; 2]) -> [__m256i; 2] {
-            [self.avx2._mm256_unpacklo_epi8(first, second), self.avx2._mm256_unpackhi_epi8(first, second)]
         }
 
         #[inline(always)]

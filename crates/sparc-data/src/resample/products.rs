@@ -5,18 +5,23 @@
 //! within.
 
 use std::arch::x86_64::__m256i;
+use std::ops::Range;
 
 use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 
 use super::CHANNELS;
-use super::stripes::{Group, STRIPE, TURNED};
+use super::grouped::{Group, GroupedWeights, LANES};
+use super::lines::wide::Weigh;
+use super::passes::{Kernels, Narrowed};
+use super::stripes::wide::Narrow;
+use super::stripes::{Stripes, TURNED};
 
 /// Products of `N` bytes at a time. What looks at registers is inlined into what [`Products::vectorize`] runs: loops and
 /// not closures over arrays, for what is not inlined is compiled for the oldest processor.
 pub(super) trait Products<const N: usize>: Copy {
     /// Of `N` old pixels, cut.
-    type Weights: From<[i32; N]>;
+    type Weights: From<[i32; N]> + Copy;
     /// The same all over registers.
     type Spread: Copy;
     /// `N` bytes for each of sixteen sums.
@@ -33,15 +38,12 @@ pub(super) trait Products<const N: usize>: Copy {
     /// Runs `f`, compiled for the instructions.
     fn vectorize<F: NullaryFnOnce>(self, f: F) -> F::Output;
 
-    /// Groups of columns from rows of [`TURNED`] pixels in `ORDER`: the registers hold rows 0 to 7 below and 8 to 15
-    /// above.
-    fn turn(self, rows: [__m256i; STRIPE / 2], groups: &mut [[Group<N>; CHANNELS]]);
+    /// Turns sixteen lines of sixteen bytes on their side: the first group has the first `N` bytes of each, and so on
+    /// for as many groups as are wanted. The registers hold lines 0 to 7 below and 8 to 15 above.
+    fn turn(self, lines: [__m256i; LANES / 2], groups: &mut [Group<N>]);
 
     /// One of them.
     fn load(self, group: &Group<N>) -> Self::Bytes;
-
-    /// The bytes of `N` lines that have the same sum: those of each half's first eight, and of the others.
-    fn beside(self, lines: [__m256i; N]) -> [Self::Bytes; 2];
 
     fn spread(self, weights: &Self::Weights) -> Self::Spread;
 
@@ -52,4 +54,23 @@ pub(super) trait Products<const N: usize>: Copy {
 
     /// The sums without their fractions, in words.
     fn words(self, sums: Self::Sums) -> __m256i;
+}
+
+impl<P: Products<N>, const N: usize> Kernels<N> for P {
+    type Weights = P::Weights;
+
+    fn narrow(self, stripes: &mut Stripes<P::Weights, N>, rows: &[u8], n_rows: usize, into: &mut [Group<N>]) {
+        self.vectorize(Narrow { products: self, stripes, rows, n_rows, into });
+    }
+
+    fn weigh(
+        self,
+        weights: &GroupedWeights<P::Weights>,
+        which: Range<usize>,
+        narrowed: &Narrowed<N>,
+        length: usize,
+        into: &mut Vec<u8>,
+    ) {
+        self.vectorize(Weigh { products: self, weights, which, narrowed, length, into });
+    }
 }

@@ -6,8 +6,9 @@ use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 use sparc_torch::Vnni;
 
+use super::grouped::{Group, LANES};
 use super::products::Products;
-use super::stripes::{Group, STRIPE, TURNED};
+use super::stripes::TURNED;
 use super::{CHANNELS, HALF, PRECISION_BITS};
 
 /// Parts of a weight.
@@ -55,32 +56,26 @@ impl Products<4> for Vnni {
     }
 
     #[inline(always)]
-    fn turn(self, rows: [__m256i; STRIPE / 2], groups: &mut [[Group<4>; CHANNELS]]) {
+    fn turn(self, lines: [__m256i; LANES / 2], groups: &mut [Group<4>]) {
         let avx2 = self.v3().avx2;
-        let [[red, green, blue]] = groups else { unreachable!("one group of {TURNED} pixels") };
-        let [a, b, c, d, e, f, g, h] = rows;
-        // Double words of two rows, then of four.
+        // Double words of two lines, then of four. Lines 0 to 3 and 8 to 11 are in one register, the others in another.
+        let [a, b, c, d, e, f, g, h] = lines;
         let (ab, cd) = (avx2._mm256_unpacklo_epi32(a, b), avx2._mm256_unpacklo_epi32(c, d));
         let (ef, gh) = (avx2._mm256_unpacklo_epi32(e, f), avx2._mm256_unpacklo_epi32(g, h));
-        red.0 = pulp::cast([avx2._mm256_unpacklo_epi64(ab, cd), avx2._mm256_unpacklo_epi64(ef, gh)]);
-        green.0 = pulp::cast([avx2._mm256_unpackhi_epi64(ab, cd), avx2._mm256_unpackhi_epi64(ef, gh)]);
+        let first = [avx2._mm256_unpacklo_epi64(ab, cd), avx2._mm256_unpacklo_epi64(ef, gh)];
+        let second = [avx2._mm256_unpackhi_epi64(ab, cd), avx2._mm256_unpackhi_epi64(ef, gh)];
         let (ab, cd) = (avx2._mm256_unpackhi_epi32(a, b), avx2._mm256_unpackhi_epi32(c, d));
         let (ef, gh) = (avx2._mm256_unpackhi_epi32(e, f), avx2._mm256_unpackhi_epi32(g, h));
-        blue.0 = pulp::cast([avx2._mm256_unpacklo_epi64(ab, cd), avx2._mm256_unpacklo_epi64(ef, gh)]);
+        let third = [avx2._mm256_unpacklo_epi64(ab, cd), avx2._mm256_unpacklo_epi64(ef, gh)];
+        let fourth = [avx2._mm256_unpackhi_epi64(ab, cd), avx2._mm256_unpackhi_epi64(ef, gh)];
+        for (group, registers) in groups.iter_mut().zip([first, second, third, fourth]) {
+            group.0 = pulp::cast(registers);
+        }
     }
 
     #[inline(always)]
     fn load(self, group: &Group<4>) -> [__m256i; 2] {
         pulp::cast(group.0)
-    }
-
-    #[inline(always)]
-    fn beside(self, [a, b, c, d]: [__m256i; 4]) -> [[__m256i; 2]; 2] {
-        let avx2 = self.v3().avx2;
-        let (ab, cd) = (avx2._mm256_unpacklo_epi8(a, b), avx2._mm256_unpacklo_epi8(c, d));
-        let first = [avx2._mm256_unpacklo_epi16(ab, cd), avx2._mm256_unpackhi_epi16(ab, cd)];
-        let (ab, cd) = (avx2._mm256_unpackhi_epi8(a, b), avx2._mm256_unpackhi_epi8(c, d));
-        [first, [avx2._mm256_unpacklo_epi16(ab, cd), avx2._mm256_unpackhi_epi16(ab, cd)]]
     }
 
     #[inline(always)]

@@ -1,105 +1,56 @@
 //! The first pass of resizing: rows from longer or shorter ones, sixteen at a time.
 //!
 //! A register holds columns of a stripe of sixteen rows, so that each of its lanes adds up a sum of its own. For that
-//! a stripe is turned on its side before, and back after.
+//! a stripe is turned on its side before, and back after, to groups of rows for the second pass.
 
+use super::grouped::{Group, GroupedWeights, LANES};
 use super::pairs::PairWeights;
-#[cfg(target_arch = "x86_64")]
-use super::quads::QuadWeights;
-use super::{CHANNELS, HALF, Weights, to_byte};
+use super::{CHANNELS, Direction, HALF, to_byte};
 
-/// Rows that are resized together.
-pub(super) const STRIPE: usize = 16;
 /// Old pixels that are turned together.
+#[cfg(target_arch = "x86_64")]
 pub(super) const TURNED: usize = 4;
 
-/// One column of bytes.
-type Column = [u8; STRIPE];
+/// One column of bytes of a stripe.
+type Column = [u8; LANES];
 
-/// `N` columns of one channel side by side. Registers that are loaded from it never lie across two lines of the cache.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(32))]
-pub(super) struct Group<const N: usize>(pub(super) [[u8; N]; STRIPE]);
-
-/// Resizes rows of one picture with as many products at a time as the processor has.
-pub(super) enum Stripes {
-    Pairs(Grouped<PairWeights, 2>),
-    #[cfg(target_arch = "x86_64")]
-    Quads(sparc_torch::Vnni, Grouped<QuadWeights, 4>),
-}
-
-impl Stripes {
-    /// For a picture whose rows have `stride` bytes; the weights count pixels from the byte `left` of a row.
-    pub(super) fn new(weights: &Weights, stride: usize, left: usize) -> Stripes {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(products) = sparc_torch::Vnni::try_new() {
-            return Stripes::Quads(products, Grouped::new(weights, stride, left));
-        }
-        Stripes::Pairs(Grouped::new(weights, stride, left))
-    }
-
-    /// From `n_rows` whole rows of the picture, `STRIPE` at most, to as many new ones. `rows` may go on after them.
-    pub(super) fn resize(&mut self, rows: &[u8], n_rows: usize, into: &mut [u8]) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Stripes::Quads(products, stripes) => wide::resize(*products, stripes, rows, n_rows, into),
-            Stripes::Pairs(stripes) => stripes.resize(rows, n_rows, into),
-        }
-    }
-}
-
-/// Resizes rows, `N` old pixels with one product.
-pub(super) struct Grouped<W, const N: usize> {
+/// Resizes rows of one picture, `N` old pixels with one product.
+pub(super) struct Stripes<W, const N: usize> {
     /// Bytes of a row of the picture.
     stride: usize,
     /// First byte of a row that is looked at.
     left: usize,
-    /// For each new pixel its first group of old pixels and where its weights begin; one entry more than pixels.
-    starts: Vec<(usize, usize)>,
-    weights: Vec<W>,
+    weights: GroupedWeights<W>,
     // Of the stripe at hand.
     old: Vec<[Group<N>; CHANNELS]>,
     new: Vec<[Column; CHANNELS]>,
 }
 
-impl<W: From<[i32; N]>, const N: usize> Grouped<W, N> {
-    fn new(weights: &Weights, stride: usize, left: usize) -> Self {
-        let (n_pixels, first) = (weights.starts.len() - 1, weights.first());
-        let (mut starts, mut groups) = (Vec::with_capacity(n_pixels + 1), Vec::new());
-        for index in 0..n_pixels {
-            let (start, of_pixel) = weights.of(index);
-            // Pixels before the first weigh nothing, if a group begins with them.
-            let before = (start - first) % N;
-            let at = |place: usize| place.checked_sub(before).and_then(|i| of_pixel.get(i)).copied().unwrap_or(0);
-            starts.push(((start - first) / N, groups.len()));
-            let n_groups = (before + of_pixel.len()).div_ceil(N);
-            groups.extend((0..n_groups).map(|group| W::from(std::array::from_fn(|i| at(N * group + i)))));
-        }
-        starts.push((0, groups.len()));
-        let n_old = (weights.end() - first).next_multiple_of(TURNED);
-        Grouped {
+impl<W: From<[i32; N]>, const N: usize> Stripes<W, N> {
+    /// For a picture whose rows have `stride` bytes; the pixels count from the byte `left` of a row.
+    pub(super) fn new(columns: &Direction, stride: usize, left: usize) -> Self {
+        let n_old = (columns.end() - columns.first()).next_multiple_of(4);
+        Stripes {
             stride,
-            left: left + first * CHANNELS,
-            starts,
-            weights: groups,
-            old: vec![[Group([[0; N]; STRIPE]); CHANNELS]; n_old / N],
-            // Turned back in squares.
-            new: vec![[[0; STRIPE]; CHANNELS]; n_pixels.next_multiple_of(STRIPE)],
+            left: left + columns.first() * CHANNELS,
+            weights: GroupedWeights::new(columns, 0),
+            old: vec![[Group::BLACK; CHANNELS]; n_old / N],
+            // The second pass weighs two groups side by side.
+            new: vec![[[0; LANES]; CHANNELS]; columns.len().next_multiple_of(2 * LANES)],
         }
+    }
+
+    /// Groups that lie side by side in `N` new rows.
+    pub(super) fn width(&self) -> usize {
+        self.new.len() * CHANNELS / LANES
     }
 }
 
-impl Grouped<PairWeights, 2> {
-    fn resize(&mut self, rows: &[u8], n_rows: usize, into: &mut [u8]) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(products) = pulp::x86::V3::try_new() {
-            return wide::resize(products, self, rows, n_rows, into);
-        }
-        self.resize_plainly(rows, n_rows, into);
-    }
-
-    fn resize_plainly(&mut self, rows: &[u8], n_rows: usize, into: &mut [u8]) {
-        let Grouped { stride, left, starts, weights, old, new } = self;
+impl Stripes<PairWeights, 2> {
+    /// [`super::passes::Kernels::narrow`].
+    pub(super) fn narrow_plainly(&mut self, rows: &[u8], n_rows: usize, into: &mut [Group<2>]) {
+        let width = self.width();
+        let Stripes { stride, left, weights, old, new } = self;
         for (y, row) in rows.chunks(*stride).enumerate().take(n_rows) {
             // Beyond the row's end there is nothing, and it weighs nothing.
             for (pair, pixels) in old.iter_mut().zip(row[*left..].chunks(2 * CHANNELS)) {
@@ -108,10 +59,10 @@ impl Grouped<PairWeights, 2> {
                 }
             }
         }
-        for (ends, pixel) in starts.windows(2).zip(&mut *new) {
-            let [(start, from), (_, to)] = [ends[0], ends[1]];
-            let mut sums = [[HALF; STRIPE]; CHANNELS];
-            for (pair, weights) in old[start..].iter().zip(&weights[from..to]) {
+        for (index, pixel) in new.iter_mut().enumerate().take(weights.len()) {
+            let (start, weights) = weights.of(index);
+            let mut sums = [[HALF; LANES]; CHANNELS];
+            for (pair, weights) in old[start..].iter().zip(weights) {
                 let [first, second] = weights.whole();
                 for (sums, column) in sums.iter_mut().zip(pair) {
                     for (sum, bytes) in sums.iter_mut().zip(column.0) {
@@ -121,10 +72,9 @@ impl Grouped<PairWeights, 2> {
             }
             *pixel = sums.map(|sums| sums.map(to_byte));
         }
-        let line = (starts.len() - 1) * CHANNELS;
-        for (y, row) in into.chunks_exact_mut(line).enumerate().take(n_rows) {
-            for (byte, column) in row.iter_mut().zip(new.as_flattened()) {
-                *byte = column[y];
+        for (two, pairs) in into.chunks_exact_mut(width).enumerate() {
+            for (pair, column) in pairs.iter_mut().flat_map(|group| &mut group.0).zip(new.as_flattened()) {
+                *pair = [column[2 * two], column[2 * two + 1]];
             }
         }
     }
@@ -132,48 +82,36 @@ impl Grouped<PairWeights, 2> {
 
 /// The same with products of several bytes.
 #[cfg(target_arch = "x86_64")]
-mod wide {
+pub(super) mod wide {
     use std::arch::x86_64::{__m128i, __m256i};
 
     use pulp::x86::V3;
 
     use super::super::products::Products;
-    use super::{CHANNELS, Column, Grouped, STRIPE, TURNED};
+    use super::{CHANNELS, Column, Group, LANES, Stripes, TURNED};
 
     /// Bytes of a row that are looked at together, though the last ones are not of the pixels that are turned.
     const WINDOW: usize = 16;
     /// Bytes from one window to the next.
     const HOP: usize = TURNED * CHANNELS;
 
-    /// [`super::Stripes::resize`].
-    pub(super) fn resize<P: Products<N>, const N: usize>(
-        products: P,
-        stripes: &mut Grouped<P::Weights, N>,
-        rows: &[u8],
-        n_rows: usize,
-        into: &mut [u8],
-    ) {
-        products.vectorize(Resize { products, stripes, rows, n_rows, into });
+    pub(in super::super) struct Narrow<'a, P: Products<N>, const N: usize> {
+        pub(in super::super) products: P,
+        pub(in super::super) stripes: &'a mut Stripes<P::Weights, N>,
+        pub(in super::super) rows: &'a [u8],
+        pub(in super::super) n_rows: usize,
+        pub(in super::super) into: &'a mut [Group<N>],
     }
 
-    struct Resize<'a, P: Products<N>, const N: usize> {
-        products: P,
-        stripes: &'a mut Grouped<P::Weights, N>,
-        rows: &'a [u8],
-        n_rows: usize,
-        into: &'a mut [u8],
-    }
-
-    impl<P: Products<N>, const N: usize> pulp::NullaryFnOnce for Resize<'_, P, N> {
+    impl<P: Products<N>, const N: usize> pulp::NullaryFnOnce for Narrow<'_, P, N> {
         type Output = ();
 
         #[inline(always)]
         fn call(self) {
-            let Resize { products, stripes, rows, n_rows, into } = self;
+            let Narrow { products, stripes, rows, n_rows, into } = self;
             turn(products, stripes, &rows[stripes.left..], n_rows);
             weigh(products, stripes);
-            let line = (stripes.starts.len() - 1) * CHANNELS;
-            turn_back(products.simd(), stripes.new.as_flattened(), &mut into[..n_rows * line], line);
+            turn_back(products, stripes.new.as_flattened(), into);
         }
     }
 
@@ -181,14 +119,14 @@ mod wide {
     #[inline(always)]
     fn turn<P: Products<N>, const N: usize>(
         products: P,
-        stripes: &mut Grouped<P::Weights, N>,
+        stripes: &mut Stripes<P::Weights, N>,
         rows: &[u8],
         n_rows: usize,
     ) {
         // Of each row as many bytes as there are from the last one's first on. Beyond a row's end they weigh nothing.
         let last = (n_rows - 1) * stripes.stride;
         let length = (rows.len() - last).min(stripes.old.len() * N * CHANNELS + WINDOW - HOP);
-        let mut own: [&[u8]; STRIPE] = [rows; STRIPE];
+        let mut own: [&[u8]; LANES] = [rows; LANES];
         for (y, row) in own.iter_mut().enumerate() {
             // Rows that are not there are the last one, and are not looked at.
             *row = &rows[y.min(n_rows - 1) * stripes.stride..][..length];
@@ -198,52 +136,60 @@ mod wide {
         let nothing: __m128i = pulp::cast([0u8; WINDOW]);
         let mut at = 0;
         for groups in whole.chunks_exact_mut(TURNED / N) {
-            let mut windows = [nothing; STRIPE];
+            let mut windows = [nothing; LANES];
             for (window, row) in windows.iter_mut().zip(own) {
                 *window = pulp::cast(*row[at..].first_chunk::<WINDOW>().expect("a whole window"));
             }
-            products.turn(in_order(products, windows), groups);
+            products.turn(in_order(products, windows), groups.as_flattened_mut());
             at += HOP;
         }
         for groups in behind.chunks_exact_mut(TURNED / N) {
-            let mut windows = [nothing; STRIPE];
+            let mut windows = [nothing; LANES];
             for (window, row) in windows.iter_mut().zip(own) {
                 let rest = row.get(at..).unwrap_or_default();
                 let mut bytes = [0; WINDOW];
                 bytes[..rest.len()].copy_from_slice(rest);
                 *window = pulp::cast(bytes);
             }
-            products.turn(in_order(products, windows), groups);
+            products.turn(in_order(products, windows), groups.as_flattened_mut());
             at += HOP;
         }
     }
 
     /// Rows of pixels as [`Products::turn`] wants them.
     #[inline(always)]
-    fn in_order<P: Products<N>, const N: usize>(products: P, windows: [__m128i; STRIPE]) -> [__m256i; STRIPE / 2] {
-        let V3 { avx, avx2, .. } = products.simd();
+    fn in_order<P: Products<N>, const N: usize>(products: P, windows: [__m128i; LANES]) -> [__m256i; LANES / 2] {
         const NONE: u8 = 128;
         let mut order = [NONE; WINDOW];
         order[..HOP].copy_from_slice(&P::ORDER);
         let order: __m256i = pulp::cast([order; 2]);
-        let mut words = [order; STRIPE / 2];
-        for (y, words) in words.iter_mut().enumerate() {
-            let both = avx._mm256_castsi128_si256(windows[y]);
-            let both = avx2._mm256_inserti128_si256::<1>(both, windows[y + STRIPE / 2]);
-            *words = avx2._mm256_shuffle_epi8(both, order);
+        let mut registers = in_halves(products.simd(), windows);
+        for register in &mut registers {
+            *register = products.simd().avx2._mm256_shuffle_epi8(*register, order);
         }
-        words
+        registers
+    }
+
+    /// The first eight below, the others above them.
+    #[inline(always)]
+    fn in_halves(simd: V3, lines: [__m128i; LANES]) -> [__m256i; LANES / 2] {
+        let mut registers: [__m256i; LANES / 2] = [pulp::cast([0u8; 32]); LANES / 2];
+        for (i, register) in registers.iter_mut().enumerate() {
+            let below = simd.avx._mm256_castsi128_si256(lines[i]);
+            *register = simd.avx2._mm256_inserti128_si256::<1>(below, lines[i + LANES / 2]);
+        }
+        registers
     }
 
     /// New columns from groups of old ones.
     #[inline(always)]
-    fn weigh<P: Products<N>, const N: usize>(products: P, stripes: &mut Grouped<P::Weights, N>) {
+    fn weigh<P: Products<N>, const N: usize>(products: P, stripes: &mut Stripes<P::Weights, N>) {
         let avx2 = products.simd().avx2;
-        for (ends, pixel) in stripes.starts.windows(2).zip(&mut stripes.new) {
-            let [(start, from), (_, to)] = [ends[0], ends[1]];
-            let weights = &stripes.weights[from..to];
+        let Stripes { weights, old, new, .. } = stripes;
+        for (index, pixel) in new.iter_mut().enumerate().take(weights.len()) {
+            let (start, weights) = weights.of(index);
             let mut sums = [products.half(); CHANNELS];
-            for (groups, weights) in stripes.old[start..][..weights.len()].iter().zip(weights) {
+            for (groups, weights) in old[start..][..weights.len()].iter().zip(weights) {
                 let weights = products.spread(weights);
                 for (sums, group) in sums.iter_mut().zip(groups) {
                     products.add(sums, products.load(group), &weights);
@@ -258,64 +204,20 @@ mod wide {
         }
     }
 
-    /// New columns to rows of `line` bytes.
+    /// New columns to groups of rows.
     #[inline(always)]
-    fn turn_back(simd: V3, columns: &[Column], into: &mut [u8], line: usize) {
-        let sse2 = simd.sse2;
-        for (start, columns) in (0..line).step_by(STRIPE).zip(columns.chunks_exact(STRIPE)) {
-            let mut square: [__m128i; STRIPE] = [pulp::cast([0u8; 16]); STRIPE];
-            for (lanes, column) in square.iter_mut().zip(columns) {
-                *lanes = pulp::cast(*column);
+    fn turn_back<P: Products<N>, const N: usize>(products: P, columns: &[Column], into: &mut [Group<N>]) {
+        let width = columns.len() / LANES;
+        for (at, square) in columns.chunks_exact(LANES).enumerate() {
+            let mut lines: [__m128i; LANES] = [pulp::cast([0u8; 16]); LANES];
+            for (line, column) in lines.iter_mut().zip(square) {
+                *line = pulp::cast(*column);
             }
-            // Shuffled perfectly as often as 16 can be halved, bytes have changed places with registers.
-            for _ in 0..STRIPE.ilog2() {
-                let before = square;
-                for i in 0..STRIPE / 2 {
-                    let (first, second) = (before[i], before[i + STRIPE / 2]);
-                    square[2 * i] = sse2._mm_unpacklo_epi8(first, second);
-                    square[2 * i + 1] = sse2._mm_unpackhi_epi8(first, second);
-                }
-            }
-            for (row, lanes) in into.chunks_exact_mut(line).zip(square) {
-                let bytes: Column = pulp::cast(lanes);
-                match row[start..].first_chunk_mut::<STRIPE>() {
-                    Some(whole) => *whole = bytes,
-                    None => row[start..].copy_from_slice(&bytes[..line - start]),
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Wide instructions, where there are any, and plain ones, with or without rows behind those that are resized.
-        #[test]
-        fn rows_are_the_same_either_way(
-            old in 1u64..90, new in 1u64..90, cut in (0.0f32..0.4, 0.6f32..1.0),
-            n_rows in 1usize..=STRIPE, beside in (0usize..9, 0usize..9), behind in 0usize..70, seed in 0u8..250,
-        ) {
-            let part = (cut.0 * old as f32, cut.1 * old as f32);
-            let weights = Weights::new(old, part, new, 0..new);
-            let stride = (beside.0 + old as usize + beside.1) * CHANNELS;
-            let rows: Vec<u8> =
-                (0..n_rows * stride + behind).map(|i| (i as u8).wrapping_mul(197).wrapping_add(seed)).collect();
-            let mut plain = vec![0; n_rows * new as usize * CHANNELS];
-            let left = beside.0 * CHANNELS;
-            let pairs = || Grouped::<PairWeights, 2>::new(&weights, stride, left);
-            pairs().resize_plainly(&rows, n_rows, &mut plain);
-            for mut stripes in [Stripes::Pairs(pairs()), Stripes::new(&weights, stride, left)] {
-                // Once with other bytes: of an earlier stripe nothing may be left.
-                let others: Vec<u8> = rows.iter().map(|byte| !byte).collect();
-                let mut wide = vec![0; plain.len()];
-                stripes.resize(&others, n_rows, &mut wide);
-                stripes.resize(&rows, n_rows, &mut wide);
-                prop_assert_eq!(&wide, &plain);
+            let mut groups = [Group::BLACK; LANES];
+            let groups = &mut groups[..LANES / N];
+            products.turn(in_halves(products.simd(), lines), groups);
+            for (groups, group) in into.chunks_exact_mut(width).zip(groups) {
+                groups[at] = *group;
             }
         }
     }

@@ -23,6 +23,7 @@ mod loader;
 mod order;
 pub mod phrases;
 pub mod pixels;
+mod plain_text;
 mod prepare;
 mod questions;
 mod random_augment;

@@ -15,6 +15,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, TruncationParams};
 
 use crate::error::Error;
+use crate::plain_text::{PlainText, SPACE};
 
 /// The padding token of tokenizers made here.
 const PAD: &str = "[PAD]";
@@ -34,6 +35,8 @@ const END: &str = "[EOS]";
 #[derive(Clone)]
 pub struct TextTokenizer {
     inner: tokenizers::Tokenizer,
+    /// The shorter way, if the tokenizer has one.
+    plain_text: Option<PlainText>,
     padding_id: u32,
     context_length: usize,
     fingerprint: String,
@@ -80,8 +83,10 @@ impl TextTokenizer {
             .find_map(|name| inner.token_to_id(name))
             .ok_or_else(|| format!("it has no padding token (looked for {})", PAD_NAMES.join(", ")))?;
         inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| error.to_string())?;
+        let plain_text = PlainText::new(&inner);
         let fingerprint = format!("{:016x}", sparc_core::seed::derive(0, &[b"tokenizer", bytes]));
-        TextTokenizer { inner, padding_id, context_length, fingerprint }.with_context_length(context_length)
+        TextTokenizer { inner, plain_text, padding_id, context_length, fingerprint }.with_context_length(context_length)
     }
 
     /// The same tokenizer cutting texts to another number of tokens.
@@ -121,6 +126,14 @@ impl TextTokenizer {
     pub fn encode(&self, text: &str) -> Result<TokenizedText, String> {
         let longest = self.context_length.saturating_mul(CHARACTERS_PER_TOKEN);
         let text = text.char_indices().nth(longest).map_or(text, |(end, _)| &text[..end]);
+        let plain_text = self.plain_text.as_ref();
+        match plain_text.and_then(|plain_text| plain_text.encode(&self.inner, text, self.context_length)) {
+            Some(text) => Ok(text),
+            None => self.encode_any(text),
+        }
+    }
+
+    fn encode_any(&self, text: &str) -> Result<TokenizedText, String> {
         // Without the places of tokens in the text, which nobody asks for here.
         let encoding = self.inner.encode_fast(text, true).map_err(|error| error.to_string())?;
         Ok(TokenizedText {
@@ -333,7 +346,7 @@ pub fn train_tokenizer(captions: &[String], training: TokenizerTraining) -> Resu
         normalizers.push(Lowercase.into());
     }
     tokenizer.with_normalizer(Some(Sequence::new(normalizers))).map_err(failed)?;
-    let metaspace = Metaspace::new('▁', PrependScheme::Always, true);
+    let metaspace = Metaspace::new(SPACE, PrependScheme::Always, true);
     tokenizer.with_pre_tokenizer(Some(metaspace.clone()));
     tokenizer.with_decoder(Some(metaspace));
     tokenizer.train(&mut trainer, captions.iter()).map_err(failed)?;
@@ -353,6 +366,10 @@ pub fn train_tokenizer(captions: &[String], training: TokenizerTraining) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const CAPTIONS: [&str; 4] = ["A red circle.", "a blue square", "two red squares", "a circle and a square"];
@@ -404,6 +421,54 @@ mod tests {
             assert_eq!((ends.begin, ends.end), (ids[0], *ids.last().unwrap()));
             // Padding, unknown, begin.
             assert_eq!(ends.never, [0, 1, 2]);
+        }
+    }
+
+    proptest! {
+        /// The shorter way gives what the library gives.
+        #[test]
+        fn plain_text_has_the_librarys_tokens(
+            text in "([ a-eA-EQr.\\t\n\u{1}\\[é]|red|circle|two squares| A|\\[MASK\\]|\\[pad\\]|  ){0,12}",
+            context_length in 3usize..20,
+        ) {
+            for tokenizer in FAMILY.iter() {
+                let tokenizer = tokenizer.clone().with_context_length(context_length).unwrap();
+                prop_assert_eq!(tokenizer.encode(&text).unwrap(), tokenizer.encode_any(&text).unwrap());
+            }
+        }
+    }
+
+    /// One of each kind.
+    static FAMILY: LazyLock<Vec<TextTokenizer>> = LazyLock::new(|| {
+        let captions: Vec<String> = CAPTIONS.iter().cycle().take(40).map(ToString::to_string).collect();
+        let kinds = [TokenizerModel::Unigram, TokenizerModel::Bpe].into_iter();
+        let kinds = kinds.flat_map(|model| [(true, true), (false, false)].map(|(lower, mask)| (model, lower, mask)));
+        let made = kinds.map(|(model, lowercase, mask_token)| {
+            let json =
+                train_tokenizer(&captions, TokenizerTraining { model, vocab_size: 60, lowercase, mask_token }).unwrap();
+            TextTokenizer::from_bytes(json.as_bytes(), 16).unwrap()
+        });
+        made.collect()
+    });
+
+    #[test]
+    fn the_shorter_way_is_for_plain_text_and_the_steps_made_here() {
+        let short = |tokenizer: &TextTokenizer, text: &str| {
+            tokenizer.plain_text.as_ref().and_then(|plain_text| plain_text.encode(&tokenizer.inner, text, 16))
+        };
+        for tokenizer in FAMILY.iter() {
+            assert!(short(tokenizer, " A red circle. ").is_some());
+            for text in ["", " ", "a [MASK] circle", "a café"] {
+                assert_eq!(short(tokenizer, text), None);
+            }
+        }
+        let json = trained(TokenizerModel::Bpe);
+        let replaced = [("\"NFKC\"", "\"NFD\""), ("\"always\"", "\"first\""), ("\"split\": true", "\"split\": false")];
+        for (from, to) in replaced {
+            let other = json.replace(from, to);
+            assert_ne!(other, json, "{from}");
+            let tokenizer = TextTokenizer::from_bytes(other.as_bytes(), 16).unwrap();
+            assert_eq!(short(&tokenizer, "a red circle"), None, "{to}");
         }
     }
 

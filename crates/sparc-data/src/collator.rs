@@ -75,6 +75,15 @@ struct UnderWay {
     images: Option<ImageStack>,
 }
 
+impl UnderWay {
+    /// Makes numbers of a sample's pixels.
+    fn put(&mut self, place: usize, pixels: &[u8], config: &LoaderConfig, stages: &StageTimes) {
+        let n_images = config.batch_size / config.share.of;
+        let empty = || ImageStack::new(n_images, config.preparation.image_size);
+        stages.time(Stage::Collate, || self.images.get_or_insert_with(empty).put(place, pixels));
+    }
+}
+
 impl Collator {
     /// Samples seen before the share of skipped ones is judged.
     const GRACE: u64 = 100;
@@ -168,10 +177,8 @@ impl Collator {
 
     /// Puts a sample into the next place.
     fn place(&mut self, mut sample: PreparedSample) {
-        let UnderWay { places, images } = &mut self.under_way;
-        self.stages.time(Stage::Collate, || {
-            images.get_or_insert_with(|| empty_images(&self.config)).put(places.len(), &sample.pixels);
-        });
+        self.under_way.put(self.under_way.places.len(), &sample.pixels, &self.config, &self.stages);
+        let places = &mut self.under_way.places;
         // The first ones of a shared batch may be needed once more.
         if self.config.share.of == 1 || places.iter().flatten().take(Self::SPARES).count() == Self::SPARES {
             sample.pixels = Vec::new();
@@ -202,15 +209,16 @@ impl Collator {
             return if self.unfilled.len() > Self::UNFILLED { Err(self.too_few(0)) } else { Ok(Vec::new()) };
         }
         let mut completed = Vec::new();
-        for (UnderWay { mut places, mut images }, state) in std::mem::take(&mut self.unfilled) {
-            for place in 0..places.len() {
-                let present = |key: &str| places.iter().flatten().any(|sample| sample.key == key);
-                if places[place].is_none() {
+        for (mut batch, state) in std::mem::take(&mut self.unfilled) {
+            for place in 0..batch.places.len() {
+                let present = |key: &str| batch.places.iter().flatten().any(|sample| sample.key == key);
+                if batch.places[place].is_none() {
                     let spare = self.spares.iter().find(|spare| !present(&spare.key)).unwrap_or(&self.spares[0]);
-                    images.get_or_insert_with(|| empty_images(&self.config)).put(place, &spare.pixels);
-                    places[place] = Some(spare.clone());
+                    batch.put(place, &spare.pixels, &self.config, &self.stages);
+                    batch.places[place] = Some(spare.clone());
                 }
             }
+            let UnderWay { places, images } = batch;
             let mut samples: Vec<PreparedSample> = places.into_iter().flatten().collect();
             completed.push(LoadedBatch { batch: self.collate(&samples, images), state });
             samples.truncate(Self::SPARES);
@@ -283,9 +291,4 @@ impl Collator {
             .unzip();
         CaptionBatch { text: self.tokenizers.captions.pad(&texts), image_of_caption_n: Tensor::from_slice(&images) }
     }
-}
-
-/// As many images as this share of a batch has, yet to be written.
-fn empty_images(config: &LoaderConfig) -> ImageStack {
-    ImageStack::new(config.batch_size / config.share.of, config.preparation.image_size)
 }

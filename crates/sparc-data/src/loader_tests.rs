@@ -11,6 +11,7 @@ use webdataset::shard::{Compression, TarWriter};
 use webdataset::{Sample, Value};
 
 use super::*;
+use crate::pixels::normalize;
 use crate::prepare::CaptionChoice;
 use crate::regions::RegionSettings;
 use crate::skips::SkipReason;
@@ -102,6 +103,18 @@ pub(super) fn data(shards: Option<Vec<Vec<(String, Members)>>>) -> Data {
     Data { _folder: folder, config }
 }
 
+/// Each image has the shade that its key names.
+fn assert_images_are_of_their_keys(batch: &Batch) {
+    let red = batch.images_bchw.select(1, 0);
+    for (place, key) in batch.keys.iter().enumerate() {
+        let shade: u8 = key.trim_start_matches('k').parse().unwrap();
+        let expected = f64::from(normalize(&[shade, 0, 0])[0]);
+        let image = red.get(place as i64);
+        assert!((image.min().double_value(&[]) - expected).abs() < 1e-6, "{key} at {place}");
+        assert!((image.max().double_value(&[]) - expected).abs() < 1e-6, "{key} at {place}");
+    }
+}
+
 /// Keys, a digest of everything random, and the state after each of `n` batches.
 fn batches(config: &LoaderConfig, state: LoaderState, n: usize) -> Vec<(Vec<String>, String, LoaderState)> {
     let digest = |tensor: &Tensor| {
@@ -114,6 +127,7 @@ fn batches(config: &LoaderConfig, state: LoaderState, n: usize) -> Vec<(Vec<Stri
         .take(n)
         .map(|loaded| {
             let LoadedBatch { batch, state } = loaded.unwrap();
+            assert_images_are_of_their_keys(&batch);
             let regions = batch.regions.as_ref().unwrap();
             let digest = [
                 &batch.images_bchw,
@@ -423,6 +437,7 @@ fn shared(config: &LoaderConfig, of: usize, state: &LoaderState, n: usize) -> Ve
             let parts: Vec<LoadedBatch> = parts.iter_mut().map(|part| part.next().unwrap().unwrap()).collect();
             assert!(parts.iter().all(|part| part.state == parts[0].state));
             assert!(parts.iter().all(|part| part.batch.keys.len() == config.batch_size / of));
+            parts.iter().for_each(|part| assert_images_are_of_their_keys(&part.batch));
             let state = parts[0].state.clone();
             (parts.into_iter().flat_map(|part| part.batch.keys).collect(), state)
         })

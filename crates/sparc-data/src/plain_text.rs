@@ -47,7 +47,8 @@ impl PlainText {
         let [1, 0, .., 1] = a_word.get_special_tokens_mask() else { return None };
         let mut may_begin_added = [false; 128];
         for token in tokenizer.get_added_tokens_decoder().values() {
-            let first = token.content.chars().next().filter(char::is_ascii)?;
+            // What begins with a space may be found without it.
+            let first = token.content.chars().next().filter(char::is_ascii_graphic)?;
             may_begin_added[first.to_ascii_lowercase() as usize] = true;
             may_begin_added[first.to_ascii_uppercase() as usize] = true;
         }

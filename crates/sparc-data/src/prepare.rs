@@ -56,8 +56,8 @@ pub struct PreparedSample {
     pub key: String,
     /// A hash of the stored image: another caption of it has the same.
     pub image_id: i64,
-    /// RGB bytes of the network input, `H·W·3`, row by row. The collator normalises them: until then they
-    /// take a quarter of the memory.
+    /// RGB bytes of the network input, `H·W·3`, row by row. The collator normalises them and leaves them empty: until then
+    /// they take a quarter of the memory.
     pub pixels: Vec<u8>,
     /// The caption.
     pub text: TokenizedText,
@@ -179,7 +179,7 @@ pub fn prepare(
     })
 }
 
-/// The same number for the same bytes, wherever and whenever they are read.
+/// The same number for the same bytes, wherever and whenever they are read: queues in checkpoints hold it.
 fn hash_of(bytes: &[u8]) -> i64 {
     // Images are long: eight bytes at a time, as rustc's hasher mixes them, and four such hashes side by side, for each
     // step waits for the one before.
@@ -272,6 +272,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn hashes_stay_what_they_are() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+        assert_eq!([hash_of(b""), hash_of(&bytes)], [-8_719_244_945_256_391_487, -4_519_153_791_123_612_395]);
+    }
+
+    #[test]
     fn other_bytes_have_another_hash() {
         for length in [0, 1, 7, 8, 31, 32, 33, 64, 100] {
             let bytes: Vec<u8> = (0..length).map(|i| i as u8).collect();
@@ -282,7 +288,6 @@ mod tests {
                 hashes.insert(hash_of(&other));
             }
             assert_eq!(hashes.len(), length + 2);
-            assert_eq!(hash_of(&bytes.clone()), hash_of(&bytes));
         }
         // Blocks that change places.
         let (first, second) = ([1u8; 32], [2u8; 32]);

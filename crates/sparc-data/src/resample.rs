@@ -130,7 +130,7 @@ impl Resizer {
         }
     }
 
-    /// RGB bytes of the window. Rows that never came are black.
+    /// RGB bytes of the window. Stripes that never came are black.
     pub fn finish(self) -> Vec<u8> {
         self.passes.finish()
     }

@@ -470,6 +470,11 @@ mod tests {
             let tokenizer = TextTokenizer::from_bytes(other.as_bytes(), 16).unwrap();
             assert_eq!(short(&tokenizer, "a red circle"), None, "{to}");
         }
+        // The library finds such a token before it strips the text.
+        let mut inner: tokenizers::Tokenizer = json.parse().unwrap();
+        assert!(PlainText::new(&inner).is_some());
+        inner.add_special_tokens([AddedToken::from("\n", true)]).unwrap();
+        assert!(PlainText::new(&inner).is_none());
     }
 
     #[test]

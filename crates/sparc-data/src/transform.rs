@@ -225,7 +225,7 @@ pub(crate) struct Rendering<'a> {
 }
 
 impl Rendering<'_> {
-    /// Takes whole rows of the decoded image, of which the first is row `y`.
+    /// As [`Resizer::take`].
     pub(crate) fn take(&mut self, y: usize, rows: &[u8]) {
         self.resizer.take(y, rows);
     }

@@ -76,7 +76,7 @@ impl Passes {
         Passes::Plain(PassesOf::new(Plain, columns, (stride, left), rows, before))
     }
 
-    /// Takes the stripe of that number, of `n_rows` whole rows of the picture. `rows` may go on after them.
+    /// Takes the stripe of that number, a larger one than before, of `n_rows` whole rows of the picture. `rows` may go on after them.
     pub(super) fn take(&mut self, stripe: usize, rows: &[u8], n_rows: usize) {
         match self {
             Passes::Plain(passes) => passes.take(stripe, rows, n_rows),
@@ -135,6 +135,9 @@ impl<K: Kernels<N>, const N: usize> PassesOf<K, N> {
         let first = self.resized.len() / self.length;
         let has_all = |index: &usize| self.rows.end_of(*index) <= self.narrowed.end();
         let end = first + (first..self.rows.len()).take_while(has_all).count();
+        if first == end {
+            return;
+        }
         self.kernels.weigh(&self.rows, first..end, &self.narrowed, self.length, &mut self.resized);
         if end < self.rows.len() {
             self.narrowed.drop_before(self.rows.of(end).0);
@@ -169,11 +172,11 @@ impl<const N: usize> Narrowed<N> {
         self.n_dropped + self.groups.len() / self.width
     }
 
-    /// Where a stripe goes.
+    /// Where a stripe goes, behind those before.
     fn stripe(&mut self, stripe: usize) -> &mut [Group<N>] {
         const { assert!(LANES.is_multiple_of(N)) }
         let height = LANES / N;
-        assert!(stripe * height >= self.n_dropped, "stripe {stripe} comes after later ones");
+        assert!(stripe * height >= self.end(), "stripe {stripe} comes after later ones");
         self.extend_to((stripe + 1) * height);
         &mut self.groups[(stripe * height - self.n_dropped) * self.width..][..height * self.width]
     }

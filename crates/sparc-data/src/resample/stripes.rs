@@ -8,7 +8,6 @@ use super::pairs::PairWeights;
 use super::{CHANNELS, Direction, HALF, to_byte};
 
 /// Old pixels that are turned together.
-#[cfg(target_arch = "x86_64")]
 pub(super) const TURNED: usize = 4;
 
 /// One column of bytes of a stripe.
@@ -29,7 +28,7 @@ pub(super) struct Stripes<W, const N: usize> {
 impl<W: From<[i32; N]>, const N: usize> Stripes<W, N> {
     /// For a picture whose rows have `stride` bytes; the pixels count from the byte `left` of a row.
     pub(super) fn new(columns: &Direction, stride: usize, left: usize) -> Self {
-        let n_old = (columns.end() - columns.first()).next_multiple_of(4);
+        let n_old = (columns.end() - columns.first()).next_multiple_of(TURNED);
         Stripes {
             stride,
             left: left + columns.first() * CHANNELS,

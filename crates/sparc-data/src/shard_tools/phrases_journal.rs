@@ -5,7 +5,7 @@
 //! and its shard is made again, to the same bytes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,8 @@ pub(super) struct Journal {
     header: String,
     entries: BTreeMap<String, ShardEntry>,
     file: File,
+    /// The folder, locked.
+    _lock: File,
 }
 
 impl Journal {
@@ -65,9 +67,10 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// A folder that cannot be written to, or whose phrases were made otherwise.
+    /// A folder that cannot be written to, that another run is writing to, or whose phrases were made otherwise.
     pub(super) fn open(folder: &Path, finder: &PhraseFinder) -> Result<Journal, Error> {
         fs::create_dir_all(folder).map_err(shard_writer::at("create the folder", folder))?;
+        let lock = locked(folder)?;
         let path = folder.join(NAME);
         let header = Header {
             format: FORMAT.into(),
@@ -83,7 +86,7 @@ impl Journal {
         let header = line(&header);
         write_file_atomically(&path, text_of(&header, &entries).as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(shard_writer::at("open", &path))?;
-        Ok(Journal { path, header, entries, file })
+        Ok(Journal { path, header, entries, file, _lock: lock })
     }
 
     /// The entry of a shard that is complete.
@@ -110,6 +113,21 @@ impl Journal {
     /// When the file cannot be written.
     pub(super) fn finish(self) -> Result<(), Error> {
         Ok(write_file_atomically(&self.path, text_of(&self.header, &self.entries).as_bytes())?)
+    }
+}
+
+/// The folder itself, so that nothing is left behind: the system gives up the lock when the run ends, however it does.
+fn locked(folder: &Path) -> Result<File, Error> {
+    let file = File::open(folder).map_err(shard_writer::at("open", folder))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        // Some file systems cannot lock; the shards are written atomically there as well.
+        Err(TryLockError::Error(reason)) if reason.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(reason)) => Err(shard_writer::at("lock", folder)(reason).into()),
+        Err(TryLockError::WouldBlock) => {
+            let problem = "another run is writing phrases to it; wait for its end, or give another folder".into();
+            Err(shard_writer::Error::Invalid { path: folder.into(), problem }.into())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shards that get phrases: what changes, what does not, and what an interruption leaves.
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use super::super::stat::statistics;
@@ -314,6 +315,23 @@ fn folders_of_others_and_of_other_settings_are_refused() {
     assert!(error.contains("not from here"), "{error}");
     fs::write(out.join("phrases.jsonl"), "{}\n").unwrap();
     assert!(run(&shards, &out, PhraseChoice::First).unwrap_err().contains("phrases.jsonl line 1"));
+}
+
+#[test]
+fn two_runs_do_not_write_to_one_folder_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = three(folder.path());
+    let (out, finder) = (folder.path().join("out"), finder());
+    let second = OnceLock::new();
+    let under_way = |_| {
+        second.get_or_init(|| add_phrases(&shards, &out, &finder, 1, &mut |_| {}, &|_| {}).unwrap_err().to_string());
+    };
+    add_phrases(&shards, &out, &finder, 1, &mut |_| {}, &under_way).unwrap();
+    let error = second.get().unwrap();
+    assert!(error.contains("another run is writing") && error.contains("out"), "{error}");
+    // The first has ended.
+    let again = add_phrases(&shards, &out, &finder, 1, &mut |_| {}, &|_| {}).unwrap();
+    assert_eq!(again.kept_shards, 3);
 }
 
 #[test]

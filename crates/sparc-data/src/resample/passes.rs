@@ -163,6 +163,7 @@ impl<const N: usize> Narrowed<N> {
     }
 
     /// Groups side by side, an even number.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn width(&self) -> usize {
         self.width
     }

@@ -245,7 +245,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_image_of_the_right_size_is_not_touched() {
+    fn an_image_of_the_right_size_comes_out_unchanged() {
         let image = formula(13, 9);
         assert_eq!(resample(&image, &Resampling::whole(all_of(&image), (13, 9))), *image.as_raw());
     }

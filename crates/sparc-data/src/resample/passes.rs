@@ -76,7 +76,8 @@ impl Passes {
         Passes::Plain(PassesOf::new(Plain, columns, (stride, left), rows, before))
     }
 
-    /// Takes the stripe of that number, a larger one than before, of `n_rows` whole rows of the picture. `rows` may go on after them.
+    /// Takes the stripe of that number, a larger one than before, of `n_rows` whole rows of the picture. `rows` may go
+    /// on after them.
     pub(super) fn take(&mut self, stripe: usize, rows: &[u8], n_rows: usize) {
         match self {
             Passes::Plain(passes) => passes.take(stripe, rows, n_rows),
@@ -140,6 +141,7 @@ impl<K: Kernels<N>, const N: usize> PassesOf<K, N> {
         }
         self.kernels.weigh(&self.rows, first..end, &self.narrowed, self.length, &mut self.resized);
         if end < self.rows.len() {
+            // Filters of neighbours overlap: what is needed next has begun to come.
             self.narrowed.drop_before(self.rows.of(end).0);
         }
     }
@@ -184,16 +186,15 @@ impl<const N: usize> Narrowed<N> {
 
     /// With black rows.
     fn extend_to(&mut self, end: usize) {
-        let n_groups = end.saturating_sub(self.n_dropped) * self.width;
+        let n_groups = (end - self.n_dropped) * self.width;
         if self.groups.len() < n_groups {
             self.groups.resize(n_groups, Group::BLACK);
         }
     }
 
     fn drop_before(&mut self, start: usize) {
-        let n = (start - self.n_dropped).min(self.end() - self.n_dropped);
-        self.groups.drain(..n * self.width);
-        self.n_dropped += n;
+        self.groups.drain(..(start - self.n_dropped) * self.width);
+        self.n_dropped = start;
     }
 }
 

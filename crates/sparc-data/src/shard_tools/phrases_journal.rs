@@ -121,8 +121,10 @@ fn locked(folder: &Path) -> Result<File, Error> {
     let file = File::open(folder).map_err(shard_writer::at("open", folder))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        // Some file systems cannot lock; the shards are written atomically there as well.
-        Err(TryLockError::Error(reason)) if reason.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(reason)) if reason.kind() == ErrorKind::Unsupported => {
+            tracing::warn!("{} cannot be locked; let no other run write phrases to it", folder.display());
+            Ok(file)
+        }
         Err(TryLockError::Error(reason)) => Err(shard_writer::at("lock", folder)(reason).into()),
         Err(TryLockError::WouldBlock) => {
             let problem = "another run is writing phrases to it; wait for its end, or give another folder".into();
